@@ -1,0 +1,157 @@
+"""Body: a request body read once, itself the ``receive`` for the app within; and the watch on the client.
+
+What has been read travels in ``receive``: a layer that wraps ``receive`` forces a new reading, so nobody
+below it can see the old bytes; a layer that hands a Body on costs the next reader nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import TypeVar, cast
+
+import anyio
+import attrs
+from anyio.abc import TaskGroup
+
+from llmgw.asgi import Message, Receive, Send, ends
+from llmgw.errors import InvalidRequestError
+from llmgw.exchange import Exchange
+
+T = TypeVar("T")
+
+
+@attrs.define(eq=False)
+class Body:
+    """What was read of a body, and the ``receive`` that has the rest of the exchange.
+
+    ``complete``: all of it is in ``data``. ``overflow``: more than the limit came; the rest is still in
+    the source. ``left``: the client went away. Each ``replay()`` gives the bytes anew.
+    """
+
+    data: bytes
+    complete: bool
+    overflow: bool
+    source: Receive
+    left: bool = False
+    watched: bool = False
+    given: bool = False
+    _decoded: dict[object, object] = attrs.field(factory=dict[object, object])
+
+    async def __call__(self) -> Message:
+        """Be a ``receive``: the bytes read so far in one message, then the source."""
+        if not self.given:
+            self.given = True
+            return {"type": "http.request", "body": self.data, "more_body": not self.complete}
+        if self.left:  # hypercorn tells of a disconnect only once
+            return {"type": "http.disconnect"}
+        message = await self.source()
+        self.left = message["type"] == "http.disconnect"
+        return message
+
+    def replay(self) -> Body:
+        """The same body for a further attempt: its bytes are given again."""
+        self.given = False
+        return self
+
+    def decode(self, decoder: Callable[[bytes], T]) -> T:
+        """``decoder(data)``, run once however many layers ask."""
+        if decoder not in self._decoded:
+            self._decoded[decoder] = decoder(self.data)
+        return cast("T", self._decoded[decoder])
+
+    def watch(self, exchange: Exchange, send: Send) -> Watch:
+        """A block that is cancelled when the client leaves; see Watch."""
+        return Watch(self, exchange, send)
+
+
+@attrs.define(eq=False)
+class Watch:
+    """``async with body.watch(exchange, send) as send:`` runs its block until the client leaves.
+
+    The outermost Watch of a Body runs the only watcher, those within are no-ops. It gives the ``send``
+    to use in the block, by which it knows the end of the response: a disconnect after that is none.
+    When the client left, the block is cancelled, ``exchange.left`` is True and nothing is raised.
+    """
+
+    body: Body
+    exchange: Exchange
+    send: Send
+    ended: bool = False
+    tasks: TaskGroup | None = None
+
+    async def __aenter__(self) -> Send:
+        """Start the watcher, if no outer one runs."""
+        if self.body.watched or not self.body.complete:
+            return self.send
+        self.body.watched = True
+        self.tasks = anyio.create_task_group()
+        await self.tasks.__aenter__()
+        self.tasks.start_soon(self._wait, self.tasks)
+        return self._send_and_note
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> bool:
+        """Stop the watcher; let the block's own exception through as it is, never in a group."""
+        if self.tasks is None:
+            return False
+        self.body.watched = False
+        self.tasks.cancel_scope.cancel()
+        cancelled = isinstance(exc, anyio.get_cancelled_exc_class())
+        if cancelled:
+            swallowed = await self.tasks.__aexit__(kind, exc, tb)
+            return bool(swallowed)
+        await self.tasks.__aexit__(None, None, None)
+        return False
+
+    async def _wait(self, tasks: TaskGroup) -> None:
+        while not self.body.left:
+            message = await self.body.source()
+            self.body.left = message["type"] == "http.disconnect"
+        if not self.ended:
+            self.exchange.left = True
+            tasks.cancel_scope.cancel()
+
+    async def _send_and_note(self, message: Message) -> None:
+        self.ended = self.ended or ends(message)
+        try:
+            await self.send(message)
+        except OSError:  # a server's way to say that the client left
+            self.exchange.left = self.body.left = True
+            if self.tasks is not None:
+                self.tasks.cancel_scope.cancel()
+
+
+async def read_body(receive: Receive, *, limit: int) -> Body:
+    """Read until the body ends, the client leaves, or more than ``limit`` bytes have come.
+
+    A Body that is ``receive`` already is reused as it is, with its decoded form.
+    """
+    if isinstance(receive, Body) and (receive.complete or receive.overflow):
+        return receive.replay()
+    parts: list[bytes] = []
+    size, ended, left = 0, False, False
+    while not ended and size <= limit:
+        message = await receive()
+        if message["type"] != "http.request":
+            left = True
+            break
+        if part := message.get("body", b""):
+            parts.append(part)
+            size += len(part)
+        ended = not message.get("more_body", False)
+    over = size > limit
+    return Body(b"".join(parts), ended, over, receive, left)
+
+
+async def read_whole_body(receive: Receive, *, limit: int) -> Body:
+    """A complete body, or InvalidRequestError 413 when it is larger than ``limit`` bytes.
+
+    A client that left while sending gives an incomplete Body with ``left`` set.
+    """
+    body = await read_body(receive, limit=limit)
+    if body.overflow or len(body.data) > limit:
+        message = f"The request body is larger than {limit} bytes."
+        raise InvalidRequestError(message, status=413, code="request_too_large")
+    return body

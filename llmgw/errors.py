@@ -1,0 +1,208 @@
+"""The errors of the gateway: each with its HTTP status, its place in the law of failure, and its wire form.
+
+Two questions are answered by every error, so that no layer needs a list of classes: may the
+``same`` deployment be asked again, and may the ``next`` one be asked instead?
+
+Source   DESIGN's law of failure (docs/reliability.md). The body's shape: OpenAI's API reference,
+         "Error codes"; openai-python builds its exception classes from the status.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+
+import msgspec
+
+MESSAGE_LIMIT = 1000  # characters of an upstream's message that are repeated; chosen
+UNSAFE = re.compile(r"[\x00-\x1f\x7f]+")
+SECRET = re.compile(r"(?i)\b(?:sk|pk|gsk|xai|key|bearer)[-_ ][\w.*-]{6,}|AIza[\w-]{20,}")
+
+
+class GatewayError(Exception):
+    """Base of every error the toolkit raises on purpose.
+
+    ``message`` is meant for the client; ``param`` is the path of the field at fault (``messages[0].role``);
+    ``code`` a word for programs; ``provider`` who failed, None if it was not a provider;
+    ``retry_after`` seconds until a repeat makes sense, None if unknown.
+    """
+
+    status = 500
+    type = "server_error"
+    code: str | None = None
+    same = False  # the same deployment may answer a repeat
+    next = False  # another deployment may answer
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        status: int | None = None,
+        provider: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code or self.code
+        self.status = status or self.status
+        self.provider = provider
+        self.retry_after = retry_after
+
+    def body(self) -> bytes:
+        """The error as OpenAI's JSON body."""
+        error = {
+            "message": self.message,
+            "type": self.type,
+            "param": self.param,
+            "code": self.code,
+        }
+        return msgspec.json.encode({"error": error})
+
+    def frame(self) -> bytes:
+        """The error as the one server-sent event that ends a begun stream."""
+        return b"data: " + self.body() + b"\n\n"
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """The headers that go with the body: an integer Retry-After on every 429 and 503."""
+        if self.retry_after is None and self.status not in (429, 503):
+            return []
+        return [(b"retry-after", b"%d" % max(1, math.ceil(self.retry_after or 1)))]
+
+
+class InvalidRequestError(GatewayError):
+    """The request itself is wrong; a repeat would be too."""
+
+    status, type = 400, "invalid_request_error"
+
+    @property
+    def next(self) -> bool:  # type: ignore[override]
+        """Only another model may have room for what was too long for this one."""
+        return self.code == "context_length_exceeded"
+
+
+class AuthError(GatewayError):
+    """A key is missing or refused: the client's, or with ``provider`` set, ours at that provider."""
+
+    status, type, code = 401, "authentication_error", "invalid_api_key"
+
+    @property
+    def next(self) -> bool:  # type: ignore[override]
+        """Another provider may know its key."""
+        return self.provider is not None
+
+
+class PermissionDeniedError(AuthError):
+    """A key is known and may not do this."""
+
+    status, type, code = 403, "permission_error", "permission_denied"
+
+
+class NotFoundError(GatewayError):
+    """The model, or the path, is not known."""
+
+    status, type, code, next = 404, "invalid_request_error", "model_not_found", True
+
+
+class RateLimitError(GatewayError):
+    """A limit was met: the provider's, or with no ``provider``, one of ours."""
+
+    status, type, code = 429, "rate_limit_error", "rate_limit_exceeded"
+    same = True
+
+    @property
+    def next(self) -> bool:  # type: ignore[override]
+        """Another provider has limits of its own; ours hold for all."""
+        return self.provider is not None
+
+
+class TimeoutError(GatewayError):  # noqa: A001 - the seed's name; write errors.TimeoutError
+    """The upstream did not answer in time. Silence is not asked again at the same place."""
+
+    status, type, code, next = 504, "timeout_error", "timeout", True
+
+
+class ConnectTimeoutError(TimeoutError):
+    """No connection in time: nothing was sent, so the same deployment may be tried again."""
+
+    code, same = "connect_timeout", True
+
+
+class ProviderUnavailableError(GatewayError):
+    """The provider refused the connection, broke it, failed (5xx) or sent garbage."""
+
+    status, type, code = 502, "provider_error", "provider_unavailable"
+    same, next = True, True
+
+
+class OverloadedError(GatewayError):
+    """The gateway itself is full or draining."""
+
+    status, type, code = 503, "overloaded_error", "overloaded"
+
+
+INTERNAL = "The gateway failed to process the request."
+
+# A provider's HTTP status -> our class. What is not listed: 4xx is the request's fault, the rest the provider's.
+BY_STATUS: dict[int, type[GatewayError]] = {
+    401: AuthError,
+    403: PermissionDeniedError,
+    404: NotFoundError,
+    408: ProviderUnavailableError,
+    429: RateLimitError,
+}
+KEPT = frozenset({400, 409, 413, 422})  # statuses of a request's fault that clients tell apart
+
+
+def clean(message: object) -> str | None:
+    """An upstream's message, fit to be repeated: one line, bounded, without what looks like a key or HTML."""
+    if not isinstance(message, str) or not message.strip() or "Traceback (most" in message:
+        return None
+    if re.search(r"<(?:!doctype|html|body)\b", message, re.IGNORECASE):
+        return None
+    return SECRET.sub("[key]", UNSAFE.sub(" ", message))[:MESSAGE_LIMIT].strip()
+
+
+def from_status(
+    status: int,
+    *,
+    provider: str,
+    message: object = None,
+    param: object = None,
+    code: object = None,
+    retry_after: float | None = None,
+) -> GatewayError:
+    """The error that a provider's answer with ``status`` means.
+
+    Only a refused *request* (400, 404, 413, 422 ...) repeats the provider's own words: they tell the
+    client what to mend. For everything else they are a matter between the provider and us.
+    """
+    fault = 400 <= status < 500
+    kind = BY_STATUS.get(status, InvalidRequestError if fault else ProviderUnavailableError)
+    word = code if isinstance(code, str) and re.fullmatch(r"[\w.-]{1,64}", code) else None
+    if kind in (AuthError, PermissionDeniedError):
+        return kind(f"{provider} refused the gateway's key.", provider=provider)
+    if kind is RateLimitError:
+        text = f"{provider} limits the gateway's requests."
+        return kind(text, provider=provider, retry_after=retry_after, code=word)
+    if kind is ProviderUnavailableError:
+        text = f"{provider} failed to answer (status {status})."
+        return kind(text, provider=provider, retry_after=retry_after)
+    return kind(
+        clean(message) or f"{provider} refused the request (status {status}).",
+        param=clean(param),
+        code=word,
+        status=status if status in KEPT or kind is NotFoundError else 400,
+        provider=provider,
+    )
+
+
+def parse_retry_after(value: str | bytes | None) -> float | None:
+    """Retry-After in seconds; None when absent or not a finite number of seconds (dates are ignored)."""
+    try:
+        seconds = float(value or "")
+    except ValueError:
+        return None
+    return seconds if math.isfinite(seconds) and seconds >= 0 else None

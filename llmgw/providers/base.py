@@ -1,0 +1,134 @@
+"""What a provider is: it opens one answer to one call at one deployment, and raises only our errors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import anyio
+import attrs
+from attrs.validators import gt
+
+from llmgw import errors
+from llmgw.asgi import Header
+from llmgw.exchange import Deployment
+from llmgw.relay import Relay
+from llmgw.wire import Call
+
+CLEANUP = 1.0  # seconds an answer may take to close; chosen
+
+
+class Answer(Protocol):
+    """An open answer. Whoever opened it closes it, shielded."""
+
+    headers: Sequence[Header]  # of the upstream, by allow-list, fit for the client
+
+    async def read(self) -> list[bytes]:
+        """The JSON texts that have come (``[DONE]`` included), [] at the end.
+
+        Without ``stream`` the first read gives the whole answer as one text.
+        Raises GatewayError.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Close the upstream's connection or give it back. May be called twice."""
+        ...
+
+
+class Provider(Protocol):
+    """The way out to a family of models."""
+
+    async def open(self, call: Call, deployment: Deployment, headers: Sequence[Header]) -> Answer:
+        """Send the call with ``headers`` (traceparent) and wait for the answer's status. Raises GatewayError."""
+        ...
+
+    async def aclose(self) -> None:
+        """Give up what is held between calls."""
+        ...
+
+
+@attrs.frozen(kw_only=True)
+class Clocks:
+    """Seconds the upstream may take, each for one kind of wait; time spent in ``send`` never counts."""
+
+    connect: float = attrs.field(default=5, validator=gt(0))
+    first_token: float = attrs.field(default=30, validator=gt(0))  # request sent -> first content
+    idle: float = attrs.field(default=15, validator=gt(0))  # between two reads of a stream
+    answer: float = attrs.field(default=300, validator=gt(0))  # without stream: to the whole answer
+    tail: float = attrs.field(default=1, validator=gt(0))  # complete -> usage and [DONE]; law 4
+
+
+@attrs.define
+class Run:
+    """One attempt at one deployment: an answer driven through a Relay under the clocks.
+
+    Used by the completion app and by ``generate``, so that both obey the same law of the stream. No
+    cancel scope of it outlives a call.
+    """
+
+    provider: Provider
+    call: Call
+    deployment: Deployment
+    clocks: Clocks
+    relay: Relay
+    answer: Answer | None = None
+
+    async def begin(self, headers: Sequence[Header] = ()) -> list[bytes]:
+        """Open the answer and read until its first content: the payloads to send first. Raises GatewayError."""
+        with anyio.move_on_after(self._before) as scope:
+            self.answer = await self.provider.open(self.call, self.deployment, headers)
+            while True:
+                given = self._take(await self.answer.read())
+                if given:
+                    return given
+        assert scope.cancelled_caught  # noqa: S101 - the loop has no other way out
+        raise self._timeout("first token" if self.call.stream else "answer", self._before)
+
+    async def more(self) -> list[bytes]:
+        """The payloads that came next, [] when the answer is complete. Raises GatewayError."""
+        while not self.ended:
+            complete = self.relay.complete
+            limit = self.clocks.tail if complete else self.clocks.idle
+            assert self.answer is not None  # noqa: S101 - begin() has opened it
+            payloads: list[bytes] | None = None
+            with anyio.move_on_after(limit):
+                payloads = await self.answer.read()
+            if payloads is None:
+                if not complete:
+                    raise self._timeout("next chunk", limit)
+                payloads = []
+            if given := self._take(payloads):
+                return given
+        if self.relay.error is not None:
+            raise self.relay.error
+        return []
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will come."""
+        return self.relay.ended
+
+    async def aclose(self) -> None:
+        """Close the answer, also when the caller is being cancelled."""
+        if self.answer is not None:
+            with anyio.move_on_after(CLEANUP, shield=True):
+                await self.answer.aclose()
+
+    @property
+    def _before(self) -> float:
+        return self.clocks.first_token if self.call.stream else self.clocks.answer
+
+    def _take(self, payloads: list[bytes]) -> list[bytes]:
+        if not self.call.stream:
+            return [self.relay.whole(b"".join(payloads))]
+        given = self.relay.feed(payloads) if payloads else []
+        if not payloads:
+            self.relay.end()
+        if self.relay.error is not None and not given:
+            raise self.relay.error  # else: what was good goes out first, more() raises
+        return given
+
+    def _timeout(self, what: str, limit: float) -> errors.TimeoutError:
+        name = self.deployment.provider
+        return errors.TimeoutError(f"{name} sent no {what} within {limit:g} s.", provider=name)

@@ -1,0 +1,162 @@
+"""Relay: the state of one answer on its way from an upstream to the client. Pure; no I/O, no clock.
+
+    WAITING --content--> BEGUN --every choice finished--> COMPLETE --[DONE] or end--> DONE
+       |                   |                                |
+       +------- error, malformed event, end: FAILED <-------+ (only malformed or error)
+
+Nothing is given out while WAITING: an upstream that fails then is a retry or a fallback. What failed
+after that is in ``error``, and whoever drives the relay sends what it was given first, then raises it.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+
+import attrs
+import msgspec
+
+from llmgw import errors
+from llmgw.errors import GatewayError, ProviderUnavailableError
+from llmgw.exchange import Attempt, Usage
+from llmgw.wire import DONE, Call, Event, read_event
+
+CHARACTERS = 4  # bytes of JSON text a token, for estimates: OpenAI's rule of thumb for English
+
+
+class State(enum.Enum):
+    """Where an answer is."""
+
+    WAITING = "waiting"
+    BEGUN = "begun"
+    COMPLETE = "complete"
+    DONE = "done"
+    FAILED = "failed"
+
+
+class ErrorShape(msgspec.Struct):
+    """What is read of an in-band error."""
+
+    message: object = None
+    code: object = None
+    status: object = None
+
+
+@attrs.define
+class Relay:
+    """Follow one answer: what to send on, whether it is complete, and what was learnt of it."""
+
+    call: Call
+    provider: str
+    state: State = State.WAITING
+    error: GatewayError | None = None
+    id: str | None = None
+    model: str | None = None
+    usage: Usage | None = None
+    reasons: dict[int, str | None] = attrs.field(factory=dict[int, str | None])
+    events: int = 0  # with content
+    held: list[bytes] = attrs.field(factory=list[bytes])
+
+    @property
+    def begun(self) -> bool:
+        """Whether anything has been given out."""
+        return self.events > 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether every choice has its finish reason."""
+        return self.state in (State.COMPLETE, State.DONE)
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will be given out."""
+        return self.state in (State.DONE, State.FAILED)
+
+    def feed(self, payloads: Sequence[bytes]) -> list[bytes]:
+        """The payloads of a stream that the client is to get now; ``error`` is set when it failed."""
+        given: list[bytes] = []
+        for payload in payloads:
+            if self.state in (State.DONE, State.FAILED):
+                break
+            if payload == DONE:
+                self.end()
+                break
+            event = self._read(payload)
+            if event is None:
+                break
+            self._note(event)
+            if event.usage and not event.choices and not self.call.include_usage:
+                continue  # asked for by us, not by the client
+            (given if self.begun else self.held).append(payload)
+            if self.begun and self.held:
+                given, self.held = [*self.held, *given], []
+        return given
+
+    def whole(self, payload: bytes) -> bytes:
+        """The answer that came in one piece. Raises when it is none."""
+        event = self._read(payload)
+        if event is not None:
+            self._note(event)
+            if not event.choices:
+                self._fail("sent an answer without choices")
+        if self.error is not None:
+            raise self.error
+        self.state = State.DONE
+        return payload
+
+    def end(self) -> None:
+        """The upstream has ended: all is there, or the answer was cut."""
+        if self.state is State.COMPLETE:
+            self.state = State.DONE
+        elif self.state not in (State.DONE, State.FAILED):
+            self._fail("ended its answer before it was complete", code="upstream_truncated")
+
+    def report(self, attempt: Attempt) -> None:
+        """Write what was learnt into the Attempt; usage is estimated where the upstream told none."""
+        attempt.response_id, attempt.model = self.id, self.model
+        attempt.finish_reasons = tuple(reason for reason in self.reasons.values() if reason)
+        attempt.usage = self.usage or (self._estimate() if self.begun else None)
+
+    def _read(self, payload: bytes) -> Event | None:
+        try:
+            event = read_event(payload)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return self._fail("sent a malformed event", code="upstream_malformed")
+        if event.error is not None:
+            return self._fail_in_band(event.error)
+        return event
+
+    def _note(self, event: Event) -> None:
+        self.id, self.model = self.id or event.id, self.model or event.model
+        self.usage = event.usage or self.usage
+        self.events += event.content
+        for index, reason in event.choices.items():
+            self.reasons[index] = reason or self.reasons.get(index)
+        if self.begun and self.state is State.WAITING:
+            self.state = State.BEGUN
+        finished = sum(reason is not None for reason in self.reasons.values())
+        if self.state is State.BEGUN and finished >= max(self.call.choices, len(self.reasons)):
+            self.state = State.COMPLETE
+
+    def _fail(self, what: str, code: str | None = None) -> None:
+        self.state = State.FAILED
+        self.error = ProviderUnavailableError(f"{self.provider} {what}.", provider=self.provider, code=code)
+
+    def _fail_in_band(self, data: bytes) -> None:
+        self.state = State.FAILED
+        try:
+            shape = msgspec.json.decode(data, type=ErrorShape)
+        except msgspec.DecodeError:
+            shape = ErrorShape()
+        found = [value for value in (shape.status, shape.code) if isinstance(value, int | str)]
+        status = next((int(value) for value in found if str(value).isdecimal()), 502)
+        self.error = errors.from_status(
+            status if 400 <= status < 600 else 502,
+            provider=self.provider,
+            message=shape.message,
+            code=shape.code,
+        )
+
+    def _estimate(self) -> Usage:
+        prompt = len(self.call.fields.get("messages", b"")) // CHARACTERS
+        return Usage(prompt, self.events, prompt + self.events, estimated=True)

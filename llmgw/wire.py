@@ -1,0 +1,312 @@
+"""OpenAI's wire: what a chat request must look like, and the few facts a layer needs of an answer.
+
+A request's top level is decoded as ``dict[str, Raw]``, so that what is not ours goes through untouched;
+the fields we know are checked once beside it. Answers are never rebuilt: an ``Event`` is one JSON text
+with facts about it. The decode-only shapes are msgspec Structs, twice as fast as attrs classes there.
+
+Source   platform.openai.com/docs/api-reference/chat; the defaults and bounds are the seed document's table.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import attrs
+import msgspec
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+
+from llmgw.errors import InvalidRequestError
+from llmgw.exchange import Deployment, Usage
+
+TEMPERATURE = 0.7  # the seed's default
+MODEL = re.compile(r"(?!.*://)[\w.:@/-]{1,200}", re.ASCII)  # a model name must not be an address
+MESSAGES, CHOICES = 10_000, 128  # bounds of one request; the second is OpenAI's
+PATH = re.compile(r"(?P<text>.*?)(?: - at `\$\.?(?P<path>.*)`)?$", re.DOTALL)
+MISSING = re.compile(r"Object missing required field `(\w+)`")
+EMPTY = frozenset({b"null", b'""', b"[]", b"{}"})  # values of a delta that say nothing
+NULL = b"null"
+
+DONE = b"[DONE]"
+
+
+class StreamOptions(Struct):
+    """What we read of ``stream_options``."""
+
+    include_usage: bool | None = None
+
+
+class MessageShape(Struct):
+    """What is checked of one message; the rest is the provider's matter."""
+
+    role: Annotated[str, Meta(min_length=1, max_length=64)]
+    content: Raw = Raw()
+    tool_calls: Raw = Raw()
+    function_call: Raw = Raw()
+    audio: Raw = Raw()
+    refusal: Raw = Raw()
+
+
+class PartShape(Struct):
+    """What is checked of one part of a message's content."""
+
+    type: str
+
+
+class RequestShape(Struct):
+    """What is checked of a request."""
+
+    model: Annotated[str, Meta(min_length=1, max_length=200)]
+    messages: Annotated[list[MessageShape], Meta(min_length=1, max_length=MESSAGES)]
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    max_tokens: Annotated[int, Meta(ge=1)] | None = None
+    stream: bool | None = None
+    user: str | None = None
+    n: Annotated[int, Meta(ge=1, le=CHOICES)] | None = None
+    stream_options: StreamOptions | None = None
+
+
+_request = msgspec.json.Decoder(RequestShape)
+_fields = msgspec.json.Decoder(dict[str, Raw])
+_parts = msgspec.json.Decoder(list[PartShape])
+
+
+@attrs.frozen
+class Call:
+    """A checked request: ``fields`` as they came (JSON texts), and what was read of them."""
+
+    fields: Mapping[str, Raw]
+    model: str
+    stream: bool = False
+    include_usage: bool = False  # the client asked for the usage event
+    temperature: float | None = None
+    max_tokens: int | None = None
+    choices: int = 1
+
+    def encode(self, deployment: Deployment) -> bytes:
+        """The body for a deployment: the client's, but for ``model``, ``stream_options`` and a default temperature."""
+        return msgspec.json.encode(self.fields_for(deployment))
+
+    def fields_for(self, deployment: Deployment) -> dict[str, Any]:
+        """The top-level fields for a deployment; messages are never rebuilt."""
+        fields: dict[str, Any] = {**self.fields, "model": deployment.model}
+        if self.temperature is None:
+            fields.pop("temperature", None)
+            if deployment.default_temperature is not None:
+                fields["temperature"] = deployment.default_temperature
+        if self.stream and deployment.include_usage and not self.include_usage:
+            options = msgspec.json.decode(fields.get("stream_options", NULL)) or {}
+            fields["stream_options"] = {**options, "include_usage": True}
+        if not self.stream:
+            fields.pop("stream_options", None)  # OpenAI refuses it without stream
+        return fields
+
+
+def invalid(error: Exception) -> InvalidRequestError:
+    """A msgspec error as ours, with the path of the field."""
+    if not isinstance(error, msgspec.ValidationError):
+        return InvalidRequestError("The request body is not valid JSON.", code="invalid_json")
+    match = PATH.fullmatch(str(error))
+    text, path = (match["text"], match["path"] or "") if match else (str(error), "")
+    if missing := MISSING.fullmatch(text):
+        path = f"{path}.{missing[1]}" if path else missing[1]
+        text = f"The required field {missing[1]!r} is missing"
+    at = f" at {path!r}" if path else ""
+    return InvalidRequestError(f"Invalid request{at}: {text}.", param=path or None)
+
+
+def check_message(number: int, message: MessageShape) -> None:
+    """Raise InvalidRequestError when a message has no usable content."""
+    path = f"messages[{number}].content"
+    first = bytes(memoryview(message.content)[:1])  # a view: content may be megabytes
+    if first == b'"':
+        return
+    if first == b"[":
+        try:
+            _parts.decode(message.content)
+        except msgspec.ValidationError as exc:
+            found = invalid(exc)
+            at = f"{path}{(found.param or '')}"
+            raise InvalidRequestError(f"Invalid request at {at!r}: each part is an object with a type.", param=at) from exc
+        return
+    instead = (message.tool_calls, message.function_call, message.audio, message.refusal)
+    if first in (b"", b"n") and any(bytes(other) not in (b"", NULL) for other in instead):
+        return
+    if first == b"":
+        raise InvalidRequestError(f"Invalid request at {path!r}: the required field is missing.", param=path)
+    if first == b"n" and message.role in ("assistant", "function"):
+        return
+    raise InvalidRequestError(f"Invalid request at {path!r}: must be a string or an array of parts.", param=path)
+
+
+def read_call(data: bytes) -> Call:
+    """A request body, checked. Raises InvalidRequestError with the path of the field at fault."""
+    try:
+        data.decode()  # once, here: msgspec does not look into the strings it skips
+        shape = _request.decode(data)
+        fields = _fields.decode(data)
+        for number, message in enumerate(shape.messages):
+            check_message(number, message)
+    except UnicodeDecodeError as exc:
+        raise InvalidRequestError("The request body is not valid UTF-8.", code="invalid_json") from exc
+    except RecursionError as exc:
+        raise InvalidRequestError("The request body is nested too deeply.", code="invalid_json") from exc
+    except msgspec.DecodeError as exc:
+        raise invalid(exc) from exc
+    if not MODEL.fullmatch(shape.model):
+        message = "Invalid request at 'model': not a model name."
+        raise InvalidRequestError(message, param="model")
+    options = shape.stream_options
+    return Call(
+        fields=fields,
+        model=shape.model,
+        stream=bool(shape.stream),
+        include_usage=bool(options and options.include_usage),
+        temperature=shape.temperature,
+        max_tokens=shape.max_tokens,
+        choices=shape.n or 1,
+    )
+
+
+@attrs.define(kw_only=True)
+class CompletionRequest:
+    """A chat request of the Python API.
+
+    ``messages`` are OpenAI's dicts; ``temperature`` in [0.0, 2.0]; ``max_tokens`` None leaves it to the
+    provider; ``extra`` carries every other parameter of OpenAI's API or of a vendor's (``tools``, ``seed``).
+    Raises InvalidRequestError, with the field's path, when it is built.
+    """
+
+    model: str
+    messages: Sequence[Mapping[str, Any]]
+    temperature: float | None = TEMPERATURE
+    max_tokens: int | None = None
+    stream: bool = False
+    user: str | None = None
+    extra: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
+    call: Call = attrs.field(init=False, repr=False, eq=False)
+
+    def __attrs_post_init__(self) -> None:
+        """Check by the rules of the HTTP API: they are the same."""
+        known = {"model": self.model, "messages": self.messages, "temperature": self.temperature}
+        rest = {"max_tokens": self.max_tokens, "stream": self.stream, "user": self.user}
+        fields = {**self.extra, **known, **{key: value for key, value in rest.items() if value}}
+        if self.max_tokens is not None:
+            fields["max_tokens"] = self.max_tokens
+        try:
+            data = msgspec.json.encode(fields)
+        except (TypeError, ValueError, RecursionError) as exc:
+            raise InvalidRequestError(f"The request cannot be written as JSON: {type(exc).__name__}.") from exc
+        self.call = read_call(data)
+
+
+@attrs.frozen
+class CompletionChunk:
+    """One part of an answer, or all of it: ``raw`` is the whole decoded JSON.
+
+    ``content`` is the text of the first choice ("" where the chunk has none).
+    """
+
+    id: str | None
+    model: str | None
+    content: str
+    finish_reason: str | None
+    usage: Usage | None
+    raw: Mapping[str, Any] = attrs.field(repr=False)
+
+
+class UsageShape(Struct):
+    """OpenAI's usage object, as far as it is read."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    total_tokens: int | None = None
+    prompt_tokens_details: dict[str, Any] | None = None
+    completion_tokens_details: dict[str, Any] | None = None
+
+
+class ChoiceShape(Struct):
+    """One choice of a chunk (``delta``) or of a whole answer (``message``)."""
+
+    index: int = 0
+    delta: dict[str, Raw] | None = None
+    message: dict[str, Raw] | None = None
+    finish_reason: str | None = None
+
+
+class AnswerShape(Struct):
+    """A chunk or a whole answer."""
+
+    choices: list[ChoiceShape] | None | UnsetType = UNSET
+    id: str | None = None
+    model: str | None = None
+    usage: UsageShape | None = None
+    error: Raw = Raw()
+
+
+_answer = msgspec.json.Decoder(AnswerShape)
+
+
+class Event(Struct, frozen=True):
+    """One JSON text of an answer, and the facts about it.
+
+    ``content``: it begins the answer (a delta member other than ``role`` that says something, or a
+    finish reason). ``choices``: index -> finish reason or None. ``error``: an in-band error's JSON.
+    """
+
+    data: bytes
+    content: bool
+    choices: dict[int, str | None]
+    id: str | None = None
+    model: str | None = None
+    usage: Usage | None = None
+    error: bytes | None = None
+
+
+def read_usage(shape: UsageShape | None) -> Usage | None:
+    """OpenAI's usage object as ours."""
+    if shape is None:
+        return None
+    prompt, completion = shape.prompt_tokens or 0, shape.completion_tokens or 0
+    cached = (shape.prompt_tokens_details or {}).get("cached_tokens") or 0
+    reasoning = (shape.completion_tokens_details or {}).get("reasoning_tokens") or 0
+    return Usage(prompt, completion, shape.total_tokens or prompt + completion, cached, reasoning)
+
+
+def read_event(data: bytes) -> Event:
+    """The facts of one chunk, or of a whole answer. Raises msgspec.DecodeError when it is neither."""
+    shape = _answer.decode(data)
+    error = bytes(shape.error)
+    if error not in (b"", NULL):
+        return Event(data, False, {}, error=error)
+    if shape.choices is UNSET or shape.choices is None:
+        if shape.usage is None:
+            raise msgspec.ValidationError("Object missing required field `choices`")
+        return Event(data, False, {}, shape.id, shape.model, read_usage(shape.usage))
+    content = False
+    choices: dict[int, str | None] = {}
+    for choice in shape.choices:
+        choices[choice.index] = choice.finish_reason
+        said = choice.delta or choice.message or {}
+        content = content or choice.finish_reason is not None
+        content = content or any(key != "role" and bytes(raw) not in EMPTY for key, raw in said.items())
+    return Event(data, content, choices, shape.id, shape.model, read_usage(shape.usage))
+
+
+def read_chunk(data: bytes) -> CompletionChunk:
+    """One event of an answer as the Python API gives it."""
+    raw: dict[str, Any] = msgspec.json.decode(data)
+    shape = _answer.decode(data)
+    choices = raw.get("choices") or []
+    first: dict[str, Any] = next((one for one in choices if not one.get("index")), {})
+    said = first.get("delta") or first.get("message") or {}
+    content = said.get("content")
+    return CompletionChunk(
+        id=shape.id,
+        model=shape.model,
+        content=content if isinstance(content, str) else "",
+        finish_reason=first.get("finish_reason"),
+        usage=read_usage(shape.usage),
+        raw=raw,
+    )
