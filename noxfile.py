@@ -87,8 +87,8 @@ def package(session: nox.Session) -> None:
     It runs in the unpacked sdist less its packages, so that only the wheel can answer.
     """
     session.install("build", *group("test"))
-    work = Path(session.create_tmp())
-    shutil.rmtree(work)
+    work = Path(session.virtualenv.location).resolve() / "dist"
+    shutil.rmtree(work, ignore_errors=True)
     session.run("python", "-m", "build", "--outdir", str(work), silent=True)
     (wheel,), (sdist,) = work.glob("*.whl"), work.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
