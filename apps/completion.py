@@ -1,0 +1,92 @@
+"""The completion app: one attempt at one deployment. The innermost app of the stack.
+
+It begins its response only together with the first content, relays, and ends; whatever goes wrong is
+raised. Retry, Fallback and ErrorMap, above, make of it what the law says.
+
+Reads    the request body; the Attempt's deployment, else resolves the model's name.
+Writes   its own Attempt; ``exchange.model``, ``stream``, ``answer`` and ``attempts`` when no layer above does;
+         the response header ``x-provider``.
+Raises   GatewayError.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+import attrs
+
+from llmgw import sse, telemetry
+from llmgw.asgi import BODY, START, Receive, Scope, Send
+from llmgw.body import read_whole_body
+from llmgw.errors import GatewayError
+from llmgw.exchange import Attempt, Deployment, Exchange, attempt_of, enter
+from llmgw.providers.base import Clocks, Provider, Run
+from llmgw.relay import Relay
+from llmgw.wire import DONE, Call, read_call
+
+STREAM = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),  # nginx buffers event streams unless told
+]
+MAX_BODY = 10 << 20  # bytes; DESIGN 8
+
+
+@attrs.frozen
+class CompletionApp:
+    """Answer ``POST /v1/chat/completions`` by one provider."""
+
+    providers: Mapping[str, Provider]  # by Deployment.via
+    resolve: Callable[[str], Deployment]  # a model's name -> where it is; raises NotFoundError, AuthError
+    clocks: Clocks = attrs.field(factory=Clocks, kw_only=True)
+    max_body: int = attrs.field(default=MAX_BODY, kw_only=True)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one exchange."""
+        exchange, scope, send = enter(scope, send)
+        attempt = attempt_of(scope)
+        body = await read_whole_body(receive, limit=self.max_body)
+        if not body.complete:
+            exchange.left = True
+            return
+        call = body.decode(read_call)
+        exchange.model, exchange.stream = call.model, call.stream
+        exchange.attempts = max(exchange.attempts, attempt.number)
+        deployment = attempt.deployment or self.resolve(call.model)
+        attempt.deployment, attempt.provider = deployment, deployment.provider
+        exchange.headers[b"x-provider"] = deployment.provider.encode("ascii", "replace")
+        async with body.watch(exchange, send) as watched:
+            await self._attempt(exchange, attempt, call, watched)
+
+    async def _attempt(self, exchange: Exchange, attempt: Attempt, call: Call, send: Send) -> None:
+        assert attempt.deployment is not None  # noqa: S101 - __call__ has set it
+        deployment = attempt.deployment
+        relay = Relay(call, deployment.provider)
+        run = Run(self.providers[deployment.via], call, deployment, self.clocks, relay)
+        try:
+            first = await run.begin(telemetry.inject())
+            attempt.first_token_at, attempt.status = time.perf_counter(), 200
+            exchange.answer = exchange.answer or attempt
+            await self._relay(run, first, call, send)
+        except GatewayError as exc:
+            attempt.error = exc
+            raise
+        finally:
+            relay.report(attempt)
+            await run.aclose()
+
+    async def _relay(self, run: Run, first: list[bytes], call: Call, send: Send) -> None:
+        headers = list(run.answer.headers) if run.answer is not None else []
+        if not call.stream:
+            body = first[0]
+            length = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+            await send({"type": START, "status": 200, "headers": [*length, *headers]})
+            await send({"type": BODY, "body": body})
+            return
+        await send({"type": START, "status": 200, "headers": [*STREAM, *headers]})
+        given = first
+        while given:
+            await send({"type": BODY, "body": sse.join(given), "more_body": True})
+            given = await run.more()
+        await send({"type": BODY, "body": sse.join([DONE])})

@@ -1,0 +1,121 @@
+"""Echo: an offline model that says the last message again, for the first ``curl``, for tests and benchmarks.
+
+Deterministic. ``Deployment.options`` of an echo deployment may set ``latency_s`` (before the first
+chunk), ``chunk_s`` (between chunks) and ``chunks`` (how many; more than there are words repeats them).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import anyio
+import attrs
+import msgspec
+
+from llmgw.asgi import Header
+from llmgw.exchange import Deployment
+from llmgw.wire import DONE, Call
+
+CREATED = 1_700_000_000  # a fixed time: the same question has the same answer
+
+
+class Part(msgspec.Struct):
+    """One part of a message's content."""
+
+    text: str = ""
+
+
+class Said(msgspec.Struct):
+    """What is read of a message."""
+
+    content: str | list[Part] | None = None
+
+
+def last_words(call: Call) -> list[str]:
+    """The words of the last message, each but the first with the blank before it."""
+    messages = msgspec.json.decode(call.fields["messages"], type=list[Said])
+    content = messages[-1].content or ""
+    text = content if isinstance(content, str) else " ".join(part.text for part in content)
+    words = text.split(" ")
+    return [words[0], *(f" {word}" for word in words[1:])]
+
+
+@attrs.define(eq=False)
+class EchoAnswer:
+    """The texts of one answer, given one a read."""
+
+    texts: list[bytes]
+    latency: float  # seconds before the first
+    pause: float  # seconds between two
+    headers: Sequence[Header] = ()
+    given: int = 0
+
+    async def read(self) -> list[bytes]:
+        """See Answer."""
+        if self.given == len(self.texts):
+            return []
+        if pause := self.pause if self.given else self.latency:
+            await anyio.sleep(pause)
+        else:
+            await anyio.lowlevel.checkpoint()
+        self.given += 1
+        return [self.texts[self.given - 1]]
+
+    async def aclose(self) -> None:
+        """See Answer."""
+        self.given = len(self.texts)
+
+
+@attrs.frozen
+class EchoProvider:
+    """Answers without any upstream."""
+
+    async def open(self, call: Call, deployment: Deployment, headers: Sequence[Header]) -> EchoAnswer:
+        """See Provider."""
+        options = dict(deployment.options)
+        words = last_words(call)
+        if "chunks" in options:
+            words = list(itertools.islice(itertools.cycle(words), int(options["chunks"])))
+        limit = call.max_tokens if call.max_tokens is not None else len(words)
+        reason = "stop" if limit >= len(words) else "length"
+        words = words[:limit]
+        texts = streamed(call, words, reason) if call.stream else [whole(call, words, reason)]
+        return EchoAnswer(texts, float(options.get("latency_s", 0)), float(options.get("chunk_s", 0)))
+
+    async def aclose(self) -> None:
+        """Nothing is held."""
+
+
+def usage(call: Call, words: list[str]) -> dict[str, int]:
+    """A word counts as a token; the prompt is counted by its words too."""
+    asked = len(bytes(call.fields["messages"]).split())
+    return {"prompt_tokens": asked, "completion_tokens": len(words), "total_tokens": asked + len(words)}
+
+
+def whole(call: Call, words: list[str], reason: str) -> bytes:
+    """The answer in one piece."""
+    message = {"role": "assistant", "content": "".join(words)}
+    choices = [{"index": n, "message": message, "finish_reason": reason} for n in range(call.choices)]
+    head = {"id": "chatcmpl-echo", "object": "chat.completion", "created": CREATED, "model": call.model}
+    return msgspec.json.encode({**head, "choices": choices, "usage": usage(call, words)})
+
+
+def streamed(call: Call, words: list[str], reason: str) -> list[bytes]:
+    """The answer as chunks: role, words, finish reason, usage, [DONE]."""
+    head = {
+        "id": "chatcmpl-echo",
+        "object": "chat.completion.chunk",
+        "created": CREATED,
+        "model": call.model,
+        "usage": None,
+    }
+
+    def chunk(delta: dict[str, str], reason: str | None = None) -> bytes:
+        numbers = range(call.choices)
+        choices = [{"index": n, "delta": delta, "finish_reason": reason} for n in numbers]
+        return msgspec.json.encode({**head, "choices": choices})
+
+    said = [chunk({"content": word}) for word in words]
+    tokens = msgspec.json.encode({**head, "choices": [], "usage": usage(call, words)})
+    return [chunk({"role": "assistant", "content": ""}), *said, chunk({}, reason), tokens, DONE]

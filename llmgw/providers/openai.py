@@ -1,0 +1,168 @@
+"""Pass-through: upstreams that speak OpenAI's API get the client's own bytes and give back theirs.
+
+Only ``model``, ``stream_options`` and a default temperature are changed on the way out; the answer's
+JSON texts are not touched at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import attrs
+import msgspec
+
+from llmgw import errors, sse
+from llmgw.asgi import Header
+from llmgw.errors import AuthError, GatewayError, ProviderUnavailableError
+from llmgw.exchange import Deployment
+from llmgw.upstream import Response, Upstream
+from llmgw.wire import Call
+
+ANSWER_LIMIT = 64 << 20  # bytes of an answer that is not a stream; chosen: images come as base64
+ERROR_LIMIT = 64 << 10  # bytes of an error's body that are looked at; chosen
+REPEATED = ("openai-processing-ms", "retry-after")  # response headers fit for the client
+REPEATED_PREFIX = "x-ratelimit-"
+
+
+class ErrorFacts(msgspec.Struct):
+    """What is read of an error: OpenAI's form, and the flat ones of others."""
+
+    message: object = None
+    param: object = None
+    code: object = None
+    type: object = None
+
+
+class ErrorBody(msgspec.Struct):
+    """An error's body."""
+
+    error: ErrorFacts | str | None = None
+    message: object = None
+
+
+def read_error(status: int, headers: dict[str, str], body: bytes, provider: str) -> GatewayError:
+    """The error that an upstream's refusal means; a body that is no JSON says nothing."""
+    try:
+        found = msgspec.json.decode(body, type=ErrorBody)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        found = ErrorBody()
+    facts = found.error if isinstance(found.error, ErrorFacts) else ErrorFacts(message=found.error or found.message)
+    # llama.cpp and Mistral send an int as code and the word as type.
+    code = facts.code if isinstance(facts.code, str) else None
+    if code is None and facts.type == "exceed_context_size_error":
+        code = "context_length_exceeded"
+    return errors.from_status(
+        status,
+        provider=provider,
+        message=facts.message,
+        param=facts.param,
+        code=code,
+        retry_after=errors.parse_retry_after(headers.get("retry-after")),
+    )
+
+
+def repeated(headers: dict[str, str]) -> list[Header]:
+    """The upstream's headers that the client may see."""
+    return [
+        (name.encode(), value.encode("latin-1"))
+        for name, value in headers.items()
+        if name in REPEATED or name.startswith(REPEATED_PREFIX)
+    ]
+
+
+@attrs.define(eq=False)
+class StreamAnswer:
+    """An event stream, by the events that have come."""
+
+    response: Response
+    headers: Sequence[Header]
+    splitter: sse.Splitter = attrs.field(factory=sse.Splitter)
+
+    async def read(self) -> list[bytes]:
+        """See Answer."""
+        while piece := await self.response.read():
+            try:
+                events = self.splitter.feed(piece)
+            except sse.EventTooLargeError as exc:
+                raise ProviderUnavailableError(
+                    f"{self.response.name} sent an event that is too large.", provider=self.response.name
+                ) from exc
+            if events:
+                return events
+        return []
+
+    async def aclose(self) -> None:
+        """See Answer."""
+        await self.response.aclose()
+
+
+@attrs.define(eq=False)
+class WholeAnswer:
+    """An answer in one piece."""
+
+    response: Response
+    headers: Sequence[Header]
+
+    async def read(self) -> list[bytes]:
+        """See Answer."""
+        return [await self.response.read_all(ANSWER_LIMIT)]
+
+    async def aclose(self) -> None:
+        """See Answer."""
+        await self.response.aclose()
+
+
+@attrs.define(eq=False)
+class OpenAIProvider:
+    """``POST {api_base}/chat/completions`` at anyone who speaks OpenAI's API."""
+
+    upstream: Upstream = attrs.field(factory=Upstream)
+
+    async def open(
+        self, call: Call, deployment: Deployment, headers: Sequence[Header]
+    ) -> StreamAnswer | WholeAnswer:
+        """See Provider."""
+        name = deployment.provider
+        if deployment.api_base is None:
+            raise AuthError(f"No address is configured for {name}.", provider=name)
+        response = await self.upstream.send(
+            "POST",
+            deployment.api_base.rstrip("/") + "/chat/completions",
+            headers=[*self._headers(call, deployment), *headers],
+            body=call.encode(deployment),
+            name=name,
+        )
+        try:
+            return await self._accept(call, response)
+        except BaseException:
+            await response.aclose()
+            raise
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self.upstream.aclose()
+
+    async def _accept(self, call: Call, response: Response) -> StreamAnswer | WholeAnswer:
+        if response.status != 200:
+            try:
+                body = await response.read_all(ERROR_LIMIT)
+            except ProviderUnavailableError:
+                body = b""  # the status says enough
+            raise read_error(response.status, response.headers, body, response.name)
+        if not call.stream:
+            return WholeAnswer(response, repeated(response.headers))
+        if not response.headers.get("content-type", "").startswith("text/event-stream"):
+            message = f"{response.name} did not answer with an event stream."
+            raise ProviderUnavailableError(message, provider=response.name, code="upstream_malformed")
+        return StreamAnswer(response, repeated(response.headers))
+
+    def _headers(self, call: Call, deployment: Deployment) -> list[Header]:
+        pairs = [
+            (b"content-type", b"application/json"),
+            (b"accept", b"text/event-stream" if call.stream else b"application/json"),
+            (b"accept-encoding", b"identity"),
+            (b"user-agent", b"llmgw"),
+        ]
+        if deployment.api_key:
+            pairs.append((b"authorization", b"Bearer " + deployment.api_key.encode()))
+        return [*pairs, *((name.lower().encode(), value.encode()) for name, value in deployment.headers)]
