@@ -30,8 +30,8 @@ class GatewayError(Exception):
     status = 500
     type = "server_error"
     code: str | None = None
-    same = False  # the same deployment may answer a repeat
-    next = False  # another deployment may answer
+    _same = False
+    _next = False
 
     def __init__(
         self,
@@ -50,6 +50,16 @@ class GatewayError(Exception):
         self.status = status or self.status
         self.provider = provider
         self.retry_after = retry_after
+
+    @property
+    def same(self) -> bool:
+        """Whether the same deployment may answer a repeat."""
+        return self._same
+
+    @property
+    def next(self) -> bool:
+        """Whether another deployment may answer."""
+        return self._next
 
     def body(self) -> bytes:
         """The error as OpenAI's JSON body."""
@@ -78,7 +88,7 @@ class InvalidRequestError(GatewayError):
     status, type = 400, "invalid_request_error"
 
     @property
-    def next(self) -> bool:  # type: ignore[override]
+    def next(self) -> bool:
         """Only another model may have room for what was too long for this one."""
         return self.code == "context_length_exceeded"
 
@@ -89,7 +99,7 @@ class AuthError(GatewayError):
     status, type, code = 401, "authentication_error", "invalid_api_key"
 
     @property
-    def next(self) -> bool:  # type: ignore[override]
+    def next(self) -> bool:
         """Another provider may know its key."""
         return self.provider is not None
 
@@ -103,17 +113,17 @@ class PermissionDeniedError(AuthError):
 class NotFoundError(GatewayError):
     """The model, or the path, is not known."""
 
-    status, type, code, next = 404, "invalid_request_error", "model_not_found", True
+    status, type, code, _next = 404, "invalid_request_error", "model_not_found", True
 
 
 class RateLimitError(GatewayError):
     """A limit was met: the provider's, or with no ``provider``, one of ours."""
 
     status, type, code = 429, "rate_limit_error", "rate_limit_exceeded"
-    same = True
+    _same = True
 
     @property
-    def next(self) -> bool:  # type: ignore[override]
+    def next(self) -> bool:
         """Another provider has limits of its own; ours hold for all."""
         return self.provider is not None
 
@@ -121,20 +131,20 @@ class RateLimitError(GatewayError):
 class TimeoutError(GatewayError):  # noqa: A001 - the seed's name; write errors.TimeoutError
     """The upstream did not answer in time. Silence is not asked again at the same place."""
 
-    status, type, code, next = 504, "timeout_error", "timeout", True
+    status, type, code, _next = 504, "timeout_error", "timeout", True
 
 
 class ConnectTimeoutError(TimeoutError):
     """No connection in time: nothing was sent, so the same deployment may be tried again."""
 
-    code, same = "connect_timeout", True
+    code, _same = "connect_timeout", True
 
 
 class ProviderUnavailableError(GatewayError):
     """The provider refused the connection, broke it, failed (5xx) or sent garbage."""
 
     status, type, code = 502, "provider_error", "provider_unavailable"
-    same, next = True, True
+    _same, _next = True, True
 
 
 class OverloadedError(GatewayError):
