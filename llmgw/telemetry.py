@@ -1,0 +1,391 @@
+"""Telemetry: the one table of OTel and Prometheus names, spans, JSON log lines, and their set-up.
+
+OpenTelemetry is never imported here before somebody else did so or ``set_up_tracing`` is told to: a
+process without a tracer provider pays a dictionary look-up. Nothing written here holds a prompt, an
+answer, a key, a query string or the text of a foreign exception.
+
+Source   OpenTelemetry semantic conventions for generative AI and HTTP, as of TABLE; the buckets are theirs.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final, TextIO
+
+import attrs
+import msgspec
+
+from llmgw.asgi import START, Header, Message, RawHeaders, Receive, Send, ends, set_headers
+from llmgw.errors import GatewayError
+from llmgw.exchange import Attempt, Exchange, new_id
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span, SpanKind, Tracer, TracerProvider
+
+    from llmgw.wire import Call
+
+TABLE: Final = "2026-10"  # the version of the names below; they are in development and get renamed
+
+# Spans
+GENERATE = "llm.generate"  # the seed's name; the convention would be "{operation} {model}"
+OPERATION, CHAT = "gen_ai.operation.name", "chat"
+PROVIDER = "gen_ai.provider.name"
+REQUEST_MODEL = "gen_ai.request.model"
+REQUEST_TEMPERATURE = "gen_ai.request.temperature"
+REQUEST_MAX_TOKENS = "gen_ai.request.max_tokens"
+REQUEST_STREAM = "gen_ai.request.stream"
+REQUEST_CHOICES = "gen_ai.request.choice.count"
+RESPONSE_ID = "gen_ai.response.id"
+RESPONSE_MODEL = "gen_ai.response.model"
+FINISH_REASONS = "gen_ai.response.finish_reasons"
+FIRST_CHUNK = "gen_ai.response.time_to_first_chunk"
+INPUT_TOKENS = "gen_ai.usage.input_tokens"
+OUTPUT_TOKENS = "gen_ai.usage.output_tokens"
+CACHED_TOKENS = "gen_ai.usage.cache_read.input_tokens"
+REASONING_TOKENS = "gen_ai.usage.reasoning.output_tokens"
+ERROR_TYPE = "error.type"
+HTTP_ROUTE = "http.route"
+REQUEST_ID = "llmgw.request_id"
+OUTCOME = "llmgw.outcome"  # completed | error | cancelled
+
+# Metrics: OTel's names as Prometheus spells them (dots to underscores, the unit at the end)
+REQUESTS = "llmgw_requests"  # a counter: exposed with _total
+REQUEST_DURATION = "http_server_request_duration_seconds"
+ACTIVE_REQUESTS = "http_server_active_requests"
+FIRST_TOKEN = "gen_ai_server_time_to_first_token_seconds"
+TOKEN_USAGE = "gen_ai_client_token_usage"
+
+DURATION_BUCKETS = tuple(round(0.01 * 2**n, 2) for n in range(14))  # seconds; to 81.92
+FIRST_TOKEN_BUCKETS = (  # seconds
+    *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1),
+    *(0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0),
+)
+TOKEN_BUCKETS = tuple(float(4**n) for n in range(14))  # tokens; to 67108864
+
+LEFT = 499  # nginx's status for a client that left before its response was complete
+LOGGER, ACCESS_LOGGER = "llmgw", "llmgw.access"
+WORD_LIMIT = 200  # characters of anything a client chose, in logs and spans; as wire's model names
+
+log = logging.getLogger(LOGGER)
+
+
+def bounded(text: str | None) -> str | None:
+    """At most WORD_LIMIT characters, those that could break a line or a terminal escaped."""
+    if text is None or (len(text) <= WORD_LIMIT and text.isascii() and text.isprintable()):
+        return text
+    return text[:WORD_LIMIT].encode("unicode_escape").decode("ascii")[:WORD_LIMIT]
+
+
+# -- logs
+
+
+def encode_line(event: str, **fields: object) -> bytes:
+    """One JSON object: the event, the time (UTC), and the fields that are not None."""
+    line = {"event": event, "time": datetime.now(UTC)}
+    return msgspec.json.encode(
+        line | {name: value for name, value in fields.items() if value is not None}
+    )
+
+
+def log_line(logger: logging.Logger, event: str, **fields: object) -> None:
+    """Log one JSON object as the whole message; nothing is encoded when nobody listens."""
+    if logger.isEnabledFor(logging.INFO):
+        logger.info("%s", encode_line(event, **fields).decode())
+
+
+class LineHandler(logging.StreamHandler[TextIO]):
+    """Ours, to be known again by ``set_up_logging``."""
+
+
+def set_up_logging(stream: TextIO) -> None:
+    """Write what the toolkit logs to ``stream``, one message a line. A second call replaces the first."""
+    for handler in [one for one in log.handlers if isinstance(one, LineHandler)]:
+        log.removeHandler(handler)
+    log.addHandler(LineHandler(stream))
+    log.setLevel(logging.INFO)
+    log.propagate = False
+
+
+# -- spans
+
+
+def find_provider() -> TracerProvider | None:
+    """The global tracer provider, None when none was set: then nobody has imported OpenTelemetry either."""
+    api = sys.modules.get("opentelemetry.trace")
+    if api is None:
+        return None
+    found: TracerProvider = api.get_tracer_provider()
+    return None if isinstance(found, api.ProxyTracerProvider | api.NoOpTracerProvider) else found
+
+
+@functools.lru_cache(maxsize=4)
+def tracer_of(provider: TracerProvider) -> Tracer:
+    """The toolkit's tracer; the SDK would build a new one for each call."""
+    return provider.get_tracer("llmgw")
+
+
+def kind_of(name: str) -> SpanKind:
+    """``"client"`` as OpenTelemetry's constant."""
+    from opentelemetry.trace import SpanKind
+
+    return SpanKind[name.upper()]
+
+
+def error_type(error: BaseException) -> str:
+    """The word for an error in spans and logs: a code of ours or a class's name, never its text."""
+    if isinstance(error, GatewayError):
+        return error.code or error.type
+    return type(error).__name__
+
+
+def fail(span: Span, error: BaseException) -> None:
+    """Mark a span as failed, by the error's kind alone."""
+    from opentelemetry.trace import Status, StatusCode
+
+    span.set_attribute(ERROR_TYPE, error_type(error))
+    span.set_status(Status(StatusCode.ERROR, error_type(error)))
+
+
+@contextmanager
+def span(
+    name: str,
+    kind: str = "internal",
+    attributes: Mapping[str, Any] | None = None,
+    *,
+    tracer_provider: TracerProvider | None = None,
+) -> Iterator[Span | None]:
+    """The current span of its block; None, and nothing done, without a tracer provider."""
+    provider = tracer_provider or find_provider()
+    if provider is None:
+        yield None
+        return
+    quiet = {"record_exception": False, "set_status_on_exception": False}
+    start = tracer_of(provider).start_as_current_span
+    with start(name, kind=kind_of(kind), attributes=attributes, **quiet) as found:
+        try:
+            yield found
+        except Exception as exc:
+            fail(found, exc)
+            raise
+
+
+def inject(headers: RawHeaders = ()) -> list[Header]:
+    """``headers`` with the traceparent (and tracestate) of the current span, for an upstream.
+
+    Baggage stays here: a client could make us carry it to a third party.
+    """
+    if "opentelemetry.trace" not in sys.modules:
+        return list(headers)
+    from opentelemetry.trace.propagation.tracecontext import (
+        TraceContextTextMapPropagator,
+    )
+
+    carrier: dict[str, str] = {}
+    TraceContextTextMapPropagator().inject(carrier)
+    return set_headers(headers, [(key.encode(), value.encode()) for key, value in carrier.items()])
+
+
+def exporter_of(environ: Mapping[str, str]) -> tuple[str, str | None] | None:
+    """The exporter and the endpoint that OTEL_* ask for; None for no tracing."""
+    endpoint = environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    if not endpoint and (base := environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")):
+        endpoint = f"{base.rstrip('/')}/v1/traces"
+    name = environ.get("OTEL_TRACES_EXPORTER") or ("otlp" if endpoint else "none")
+    off = environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
+    if name not in ("otlp", "console", "none"):
+        raise ValueError(f"OTEL_TRACES_EXPORTER is {name!r}; known: otlp, console, none")
+    return None if off or name == "none" else (name, endpoint or None)
+
+
+def set_up_tracing(environ: Mapping[str, str], *, service_name: str = "llmgw") -> bool:
+    """Set the global tracer provider when OTEL_* name an exporter; whether they did.
+
+    Spans leave by OTLP over HTTP (or to the console) from a thread of the SDK's. Raises ValueError for
+    an unknown exporter, ImportError without the extra ``tracing``.
+    """
+    wanted = exporter_of(environ)
+    if wanted is None:
+        return False
+    from opentelemetry import trace
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider as SDK  # noqa: N814
+    from opentelemetry.sdk.trace.export import (
+        BatchSpanProcessor,
+        ConsoleSpanExporter,
+        SpanExporter,
+    )
+
+    name, endpoint = wanted
+    exporter: SpanExporter
+    if name == "console":
+        exporter = ConsoleSpanExporter()
+    else:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import (
+            OTLPSpanExporter,
+        )
+
+        exporter = OTLPSpanExporter(endpoint=endpoint)
+    delay = environ.get("OTEL_BSP_SCHEDULE_DELAY")  # milliseconds
+    resource = Resource.create({"service.name": environ.get("OTEL_SERVICE_NAME") or service_name})
+    provider = SDK(resource=resource)
+    millis = float(delay) if delay else None
+    provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=millis))
+    trace.set_tracer_provider(provider)
+    return True
+
+
+# -- what a model call and an exchange leave
+
+
+@attrs.define(eq=False)
+class Inference:
+    """One model call as the client sees it: its span and its two log lines, linked by ``request_id``.
+
+    No context is held between ``start()`` and ``finish()``, so a ``yield`` may lie between them; make
+    the span current with ``with inference.use():`` where no yield does.
+    """
+
+    call: Call
+    request_id: str = attrs.field(factory=new_id)
+    tracer_provider: TracerProvider | None = None
+    started_at: float = attrs.field(default=0.0, init=False)
+    _span: Span | None = attrs.field(default=None, init=False)
+    _finished: bool = attrs.field(default=False, init=False)
+
+    def start(self) -> None:
+        """Begin: the span, as a child of the current one, and ``llm_request_start``."""
+        self.started_at = time.perf_counter()
+        call = self.call
+        log_line(
+            log,
+            "llm_request_start",
+            request_id=self.request_id,
+            model=call.model,
+            stream=call.stream,
+        )
+        provider = self.tracer_provider or find_provider()
+        if provider is None:
+            return
+        found: dict[str, Any] = {
+            OPERATION: CHAT,
+            REQUEST_MODEL: call.model,
+            REQUEST_STREAM: call.stream,
+            REQUEST_TEMPERATURE: call.temperature,
+            REQUEST_MAX_TOKENS: call.max_tokens,
+            REQUEST_CHOICES: call.choices if call.choices > 1 else None,
+            REQUEST_ID: self.request_id,
+        }
+        given = {key: value for key, value in found.items() if value is not None}
+        self._span = tracer_of(provider).start_span(
+            GENERATE, kind=kind_of("client"), attributes=given
+        )
+
+    def use(self) -> AbstractContextManager[object]:
+        """A block in which the span is the current one; its errors are not recorded twice."""
+        if self._span is None:
+            return nullcontext()
+        from opentelemetry.trace import use_span
+
+        return use_span(self._span, record_exception=False, set_status_on_exception=False)
+
+    def finish(
+        self,
+        attempt: Attempt | None,
+        error: BaseException | None = None,
+        *,
+        outcome: str | None = None,
+    ) -> None:
+        """End, once: by an error, complete, or cancelled (the client left, or nothing had finished)."""
+        if self._finished:
+            return
+        self._finished = True
+        run = attempt or Attempt()
+        if error is not None and not isinstance(error, Exception):
+            error, outcome = None, "cancelled"  # a cancellation or GeneratorExit is no failure
+        ended = "error" if error is not None else "completed" if run.finish_reasons else "cancelled"
+        outcome = outcome or ended
+        self._log(run, error if outcome == "error" else None, outcome)
+        if self._span is not None:
+            self._end(self._span, run, error if outcome == "error" else None, outcome)
+
+    def _log(self, run: Attempt, error: BaseException | None, outcome: str) -> None:
+        usage = run.usage
+        log_line(
+            log,
+            "llm_request_error" if outcome == "error" else "llm_request_complete",
+            request_id=self.request_id,
+            duration_ms=round((time.perf_counter() - self.started_at) * 1000, 2),
+            outcome=outcome,
+            model=self.call.model,
+            provider=run.provider or getattr(error, "provider", None),
+            input_tokens=usage and usage.prompt_tokens,
+            output_tokens=usage and usage.completion_tokens,
+            finish_reasons=run.finish_reasons or None,
+            error_type=error.type
+            if isinstance(error, GatewayError)
+            else error and error_type(error),
+            error_code=error.code if isinstance(error, GatewayError) else None,
+        )
+
+    def _end(self, span: Span, run: Attempt, error: BaseException | None, outcome: str) -> None:
+        usage, first = run.usage, run.first_token_at
+        found: dict[str, Any] = {
+            PROVIDER: run.provider or getattr(error, "provider", None),
+            RESPONSE_ID: bounded(run.response_id),
+            RESPONSE_MODEL: bounded(run.model),
+            FINISH_REASONS: run.finish_reasons or None,
+            FIRST_CHUNK: None if first is None else first - self.started_at,
+            INPUT_TOKENS: usage and usage.prompt_tokens,
+            OUTPUT_TOKENS: usage and usage.completion_tokens,
+            CACHED_TOKENS: (usage and usage.cached_tokens) or None,
+            REASONING_TOKENS: (usage and usage.reasoning_tokens) or None,
+            OUTCOME: outcome,
+        }
+        span.set_attributes({key: value for key, value in found.items() if value is not None})
+        if error is not None:
+            fail(span, error)
+        span.end()
+
+
+@attrs.define(eq=False)
+class Outcome:
+    """A ``send`` and a ``receive`` that note how an exchange ended, for logs and metrics."""
+
+    exchange: Exchange
+    inner_receive: Receive
+    inner_send: Send
+    status: int | None = None
+    complete: bool = False
+    left: bool = False
+
+    async def send(self, message: Message) -> None:
+        """Send a message; note the status, the end, or that the client is gone."""
+        if message["type"] == START:
+            self.status = message["status"]
+        try:
+            await self.inner_send(message)
+        except OSError:
+            self.left = True
+            raise
+        self.complete = self.complete or ends(message)
+
+    async def receive(self) -> Message:
+        """Receive a message; note a disconnect before the end."""
+        message = await self.inner_receive()
+        if message["type"] == "http.disconnect" and not self.complete:
+            self.left = True
+        return message
+
+    def final_status(self, error: BaseException | None) -> int:
+        """The status for the books: 499 the client left, 500 the app failed, else what was sent."""
+        if self.complete:
+            return self.status or 500
+        if self.left or self.exchange.left or (error and not isinstance(error, Exception)):
+            return LEFT
+        return 500 if error is not None else self.status or 500

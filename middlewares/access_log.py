@@ -1,0 +1,81 @@
+"""Access log: one JSON line an exchange, when it has ended, however it ended.
+
+Reads    method and path of the scope (never the query string), the status sent, the Exchange.
+Writes   one line to ``log``.
+Raises   nothing of its own; what the app raises is logged as status 500 and goes on.
+Place    above ErrorMap, to see the final status; below RequestID, to know the id.
+Source   499: nginx, ngx_http_request.h, NGX_HTTP_CLIENT_CLOSED_REQUEST. The field names follow the seed's
+         log lines (``request_id``, ``duration_ms``).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+import attrs
+
+from llmgw.asgi import ASGIApp, Receive, Scope, Send
+from llmgw.errors import GatewayError
+from llmgw.exchange import Exchange, enter
+from llmgw.stack import Place
+from llmgw.telemetry import ACCESS_LOGGER, Outcome, bounded, encode_line, error_type
+
+PLACE = Place(
+    below={"RequestID": "a line without the id cannot be linked to its others"},
+    above={"ErrorMap": "below it the final status of an error is not known"},
+)
+
+_logger = logging.getLogger(ACCESS_LOGGER)
+
+
+def write(line: bytes) -> None:
+    """Log a line by the logger ``llmgw.access``."""
+    _logger.info("%s", line.decode())
+
+
+def describe(scope: Scope, exchange: Exchange, status: int, error: BaseException | None) -> bytes:
+    """The line for an exchange that has ended."""
+    attempt = exchange.answer
+    usage = attempt.usage if attempt is not None else None
+    told = exchange.error or (error if isinstance(error, Exception) else None)
+    known = told if isinstance(told, GatewayError) else None
+    return encode_line(
+        "http_request",
+        request_id=bounded(exchange.request_id) or exchange.id,
+        method=bounded(scope["method"]),
+        path=bounded(exchange.path or scope["path"]),
+        status=status,
+        duration_ms=round((time.perf_counter() - exchange.started_at) * 1000, 2),
+        model=bounded(exchange.model),
+        provider=(attempt.provider if attempt else None) or (known.provider if known else None),
+        key=exchange.key,
+        input_tokens=usage and usage.prompt_tokens,
+        output_tokens=usage and usage.completion_tokens,
+        error_type=known.type if known else told and error_type(told),
+        error_code=known.code if known else None,
+    )
+
+
+@attrs.frozen
+class AccessLogMiddleware:
+    """Log every exchange once, after its end."""
+
+    app: ASGIApp
+    log: Callable[[bytes], None] = attrs.field(default=write, kw_only=True)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one exchange."""
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        exchange, scope, send = enter(scope, send)
+        outcome = Outcome(exchange, receive, send)
+        error: BaseException | None = None
+        try:
+            await self.app(scope, outcome.receive, outcome.send)
+        except BaseException as exc:
+            error = exc
+            raise
+        finally:
+            self.log(describe(scope, exchange, outcome.final_status(error), error))

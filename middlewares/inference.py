@@ -1,0 +1,93 @@
+"""Inference: one model call as the client sees it: the ``llm.generate`` span and two log lines.
+
+Reads    the request body, at most ``max_body`` bytes, which is held; the accepted Attempt at the end.
+Writes   ``exchange.model`` and ``exchange.stream``; a span and ``llm_request_start`` with
+         ``llm_request_complete`` or ``llm_request_error``. Hands the read Body on as ``receive``.
+Raises   InvalidRequestError when the body is no chat request (413: too large).
+Place    above Retry and Fallback: one call, however many attempts it took. Below Auth and Cache: a stranger
+         or a hit makes no call.
+Source   OpenTelemetry semantic conventions for generative AI, "Inference"; the names are telemetry.py's
+         table. The log lines: the seed document, "Structured logging".
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+
+from llmgw.asgi import ASGIApp, Receive, Scope, Send
+from llmgw.body import read_whole_body
+from llmgw.errors import GatewayError
+from llmgw.exchange import Attempt, Exchange, enter
+from llmgw.stack import Place
+from llmgw.telemetry import Inference, Outcome
+from llmgw.wire import read_call
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import TracerProvider
+
+PLACE = Place(
+    below={
+        "Tracing": "the server span is the parent of this one",
+        "ErrorMap": "only ErrorMap writes errors",
+        "Auth": "a stranger makes no call",
+        "Cache": "a hit makes no call",
+    },
+    above={
+        "Deadline": "the span holds the whole wait",
+        "Fallback": "one call, however many deployments it took",
+        "Retry": "one call, however many attempts it took",
+    },
+)
+MAX_BODY = 10 << 20  # bytes; the gateway's default for limits.max_body_bytes
+
+
+def answer_of(exchange: Exchange, status: int | None) -> Attempt:
+    """The accepted run; around an app that knows no Attempt, what its status tells."""
+    return exchange.answer or Attempt(status=status)
+
+
+def outcome_of(outcome: Outcome, error: BaseException | None) -> str:
+    """How a call ended: cancelled when the client left before its end, else by error or status."""
+    if outcome.final_status(error) == 499:
+        return "cancelled"
+    failed = error is not None or not outcome.complete or (outcome.status or 500) >= 400
+    return "error" if failed else "completed"
+
+
+@attrs.frozen
+class InferenceMiddleware:
+    """Tell of every model call; any method but POST passes through."""
+
+    app: ASGIApp
+    max_body: int = attrs.field(default=MAX_BODY, kw_only=True)
+    tracer_provider: TracerProvider | None = attrs.field(default=None, kw_only=True)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one exchange."""
+        if scope["type"] != "http" or scope["method"] != "POST":
+            return await self.app(scope, receive, send)
+        exchange, scope, send = enter(scope, send)
+        body = await read_whole_body(receive, limit=self.max_body)
+        if not body.complete:
+            exchange.left = True
+            return
+        call = body.decode(read_call)
+        exchange.model, exchange.stream = call.model, call.stream
+        inference = Inference(call, exchange.request_id or exchange.id, self.tracer_provider)
+        outcome = Outcome(exchange, body, send)
+        error: BaseException | None = None
+        inference.start()
+        try:
+            with inference.use():
+                await self.app(scope, body, outcome.send)
+        except BaseException as exc:
+            error = exc
+            raise
+        finally:
+            outcome.left = outcome.left or (body.left and not outcome.complete)
+            ended = outcome_of(outcome, error)
+            if ended == "error" and error is None:
+                error = GatewayError("The app failed.", code=f"status_{outcome.status or 500}")
+            inference.finish(answer_of(exchange, outcome.status), error, outcome=ended)

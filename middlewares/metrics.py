@@ -1,0 +1,179 @@
+"""Metrics: what the client got, how long it took and how many tokens, for Prometheus.
+
+Reads    the method, the status sent, the Exchange.
+Writes   the five families of FAMILIES in ``registry``; every label value comes from a bounded set.
+Raises   nothing of its own; what the app raises counts as status 500 and goes on.
+Place    above ErrorMap, to count errors as the client got them.
+Source   the names and buckets are telemetry.py's table. 499: nginx, NGX_HTTP_CLIENT_CLOSED_REQUEST.
+         Unknown model names must not become labels: prometheus.io/docs/practices/naming, "Labels".
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from weakref import WeakKeyDictionary
+
+import attrs
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+
+from llmgw import telemetry
+from llmgw.asgi import ASGIApp, Receive, Scope, Send
+from llmgw.exchange import Exchange, enter
+from llmgw.stack import Place
+from llmgw.telemetry import Outcome
+
+PLACE = Place(
+    below={"RequestID": "nothing may answer outside of the id"},
+    above={"ErrorMap": "below it the final status of an error is not known"},
+)
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+OTHER = "other"
+PROVIDERS = 64  # distinct names before the rest is "other"; chosen, litellm knows about 100
+CHILDREN = 10_000  # label sets kept at hand; beyond, prometheus_client's own look-up serves; chosen
+
+
+@attrs.define(eq=False)
+class Families:
+    """The metric objects of one registry: a second registration of a name would be an error."""
+
+    registry: CollectorRegistry
+    requests: Counter = attrs.field(init=False)
+    duration: Histogram = attrs.field(init=False)
+    active: Gauge = attrs.field(init=False)
+    first_token: Histogram = attrs.field(init=False)
+    tokens: Histogram = attrs.field(init=False)
+    providers: set[str] = attrs.field(factory=set[str], init=False)
+    children: dict[tuple[str, ...], Counter | Histogram] = attrs.field(
+        factory=dict[tuple[str, ...], Counter | Histogram], init=False
+    )
+
+    def __attrs_post_init__(self) -> None:
+        """Register the five families."""
+        call = ["provider", "model", "status"]
+        self.requests = Counter(
+            telemetry.REQUESTS, "Exchanges that have ended.", call, registry=self.registry
+        )
+        self.duration = Histogram(
+            telemetry.REQUEST_DURATION,
+            "Seconds from the request to the end of the response.",
+            ["method", "path", "status"],
+            buckets=telemetry.DURATION_BUCKETS,
+            registry=self.registry,
+        )
+        self.active = Gauge(
+            telemetry.ACTIVE_REQUESTS,
+            "Exchanges in flight.",
+            registry=self.registry,
+            multiprocess_mode="livesum",
+        )
+        self.first_token = Histogram(
+            telemetry.FIRST_TOKEN,
+            "Seconds from the request to the first content.",
+            call,
+            buckets=telemetry.FIRST_TOKEN_BUCKETS,
+            registry=self.registry,
+        )
+        self.tokens = Histogram(
+            telemetry.TOKEN_USAGE,
+            "Tokens of one call; gen_ai_token_type is input or output.",
+            [*call, "gen_ai_token_type"],
+            buckets=telemetry.TOKEN_BUCKETS,
+            registry=self.registry,
+        )
+
+    def child(self, family: str, *labels: str) -> Counter | Histogram:
+        """A family's child, without the library's lock when it is known."""
+        key = (family, *labels)
+        found = self.children.get(key)
+        if found is None:
+            parent: Counter | Histogram = getattr(self, family)
+            found = parent.labels(*labels)
+            if len(self.children) < CHILDREN:
+                self.children[key] = found
+        return found
+
+    def observe(self, family: str, value: float, *labels: str) -> None:
+        """Note a value in a histogram."""
+        child = self.child(family, *labels)
+        assert isinstance(child, Histogram)
+        child.observe(value)
+
+    def bound_provider(self, name: str | None) -> str:
+        """The provider as a label: at most PROVIDERS distinct ones."""
+        if name is None:
+            return "none"
+        if name not in self.providers:
+            if len(self.providers) >= PROVIDERS:
+                return OTHER
+            self.providers.add(name)
+        return name
+
+
+_families: WeakKeyDictionary[CollectorRegistry, Families] = WeakKeyDictionary()
+_lock = threading.Lock()
+
+
+def families_of(registry: CollectorRegistry) -> Families:
+    """The families of a registry, made once."""
+    with _lock:
+        found = _families.get(registry)
+        if found is None:
+            found = _families[registry] = Families(registry)
+        return found
+
+
+@attrs.frozen
+class MetricsMiddleware:
+    """Count and time every exchange."""
+
+    app: ASGIApp
+    models: frozenset[str] = attrs.field(
+        default=frozenset(), kw_only=True, converter=frozenset[str]
+    )
+    registry: CollectorRegistry = attrs.field(default=REGISTRY, kw_only=True)
+    _found: Families = attrs.field(init=False, repr=False)
+
+    @_found.default
+    def _find(self) -> Families:
+        return families_of(self.registry)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one exchange."""
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        exchange, scope, send = enter(scope, send)
+        outcome = Outcome(exchange, receive, send)
+        error: BaseException | None = None
+        self._found.active.inc()
+        try:
+            await self.app(scope, outcome.receive, outcome.send)
+        except BaseException as exc:
+            error = exc
+            raise
+        finally:
+            self._found.active.dec()
+            self._count(scope["method"], exchange, str(outcome.final_status(error)))
+
+    def _count(self, method: str, exchange: Exchange, status: str) -> None:
+        found = self._found
+        took = time.perf_counter() - exchange.started_at
+        known = method if method in METHODS else OTHER
+        found.observe("duration", took, known, exchange.path or OTHER, status)
+
+        attempt = exchange.answer
+        name = attempt.provider if attempt else exchange.error.provider if exchange.error else None
+        model = "none" if exchange.model is None else exchange.model
+        model = model if model in self.models or exchange.model is None else OTHER
+        call = (found.bound_provider(name), model, status)
+        counter = found.child("requests", *call)
+        assert isinstance(counter, Counter)
+        counter.inc()
+        if attempt is None:
+            return
+        if attempt.first_token_at is not None:
+            waited = attempt.first_token_at - exchange.started_at
+            found.observe("first_token", waited, *call)
+        if attempt.usage is not None:
+            found.observe("tokens", attempt.usage.prompt_tokens, *call, "input")
+            found.observe("tokens", attempt.usage.completion_tokens, *call, "output")
