@@ -20,7 +20,7 @@ from llmgw.asgi import Receive, Scope, Send, find_header, respond
 
 @attrs.frozen
 class MetricsApp:
-    """Render a registry; with ``multiprocess`` (a folder, PROMETHEUS_MULTIPROC_DIR) that of all workers."""
+    """Render a registry; with ``multiprocess`` (PROMETHEUS_MULTIPROC_DIR) that of all workers."""
 
     registry: CollectorRegistry = REGISTRY
     multiprocess: str | None = attrs.field(default=None, kw_only=True)
@@ -38,7 +38,7 @@ class MetricsApp:
         if self.multiprocess is None:
             return self.registry
         registry = CollectorRegistry()
-        MultiProcessCollector(registry, path=self.multiprocess)
+        MultiProcessCollector(registry, path=self.multiprocess)  # type: ignore[no-untyped-call]
         return registry
 
 

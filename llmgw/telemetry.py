@@ -4,7 +4,7 @@ OpenTelemetry is never imported here before somebody else did so or ``set_up_tra
 process without a tracer provider pays a dictionary look-up. Nothing written here holds a prompt, an
 answer, a key, a query string or the text of a foreign exception.
 
-Source   OpenTelemetry semantic conventions for generative AI and HTTP, as of TABLE; the buckets are theirs.
+Source   OpenTelemetry semantic conventions for generative AI and HTTP, as of TABLE; so the buckets.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class LineHandler(logging.StreamHandler[TextIO]):
 
 
 def set_up_logging(stream: TextIO) -> None:
-    """Write what the toolkit logs to ``stream``, one message a line. A second call replaces the first."""
+    """Write what the toolkit logs to ``stream``, a message a line. A second call replaces it."""
     for handler in [one for one in log.handlers if isinstance(one, LineHandler)]:
         log.removeHandler(handler)
     log.addHandler(LineHandler(stream))
@@ -116,7 +116,7 @@ def set_up_logging(stream: TextIO) -> None:
 
 
 def find_provider() -> TracerProvider | None:
-    """The global tracer provider, None when none was set: then nobody has imported OpenTelemetry either."""
+    """The global tracer provider, None when none was set; OpenTelemetry is not imported for it."""
     api = sys.modules.get("opentelemetry.trace")
     if api is None:
         return None
@@ -165,9 +165,13 @@ def span(
     if provider is None:
         yield None
         return
-    quiet = {"record_exception": False, "set_status_on_exception": False}
-    start = tracer_of(provider).start_as_current_span
-    with start(name, kind=kind_of(kind), attributes=attributes, **quiet) as found:
+    with tracer_of(provider).start_as_current_span(
+        name,
+        kind=kind_of(kind),
+        attributes=attributes,
+        record_exception=False,  # its text may hold anything
+        set_status_on_exception=False,
+    ) as found:
         try:
             yield found
         except Exception as exc:
@@ -206,8 +210,8 @@ def exporter_of(environ: Mapping[str, str]) -> tuple[str, str | None] | None:
 def set_up_tracing(environ: Mapping[str, str], *, service_name: str = "llmgw") -> bool:
     """Set the global tracer provider when OTEL_* name an exporter; whether they did.
 
-    Spans leave by OTLP over HTTP (or to the console) from a thread of the SDK's. Raises ValueError for
-    an unknown exporter, ImportError without the extra ``tracing``.
+    Spans leave by OTLP over HTTP (or to the console) from a thread of the SDK's. Raises ValueError
+    for an unknown exporter, ImportError without the extra ``tracing``.
     """
     wanted = exporter_of(environ)
     if wanted is None:
@@ -245,10 +249,10 @@ def set_up_tracing(environ: Mapping[str, str], *, service_name: str = "llmgw") -
 
 @attrs.define(eq=False)
 class Inference:
-    """One model call as the client sees it: its span and its two log lines, linked by ``request_id``.
+    """One model call as the client sees it: its span, and two log lines linked by ``request_id``.
 
-    No context is held between ``start()`` and ``finish()``, so a ``yield`` may lie between them; make
-    the span current with ``with inference.use():`` where no yield does.
+    No context is held between ``start()`` and ``finish()``, so a ``yield`` may lie between them;
+    make the span current with ``with inference.use():`` where no yield does.
     """
 
     call: Call
@@ -301,7 +305,7 @@ class Inference:
         *,
         outcome: str | None = None,
     ) -> None:
-        """End, once: by an error, complete, or cancelled (the client left, or nothing had finished)."""
+        """End, once: by an error, complete, or cancelled (the client left, nothing finished)."""
         if self._finished:
             return
         self._finished = True

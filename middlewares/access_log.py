@@ -4,8 +4,8 @@ Reads    method and path of the scope (never the query string), the status sent,
 Writes   one line to ``log``.
 Raises   nothing of its own; what the app raises is logged as status 500 and goes on.
 Place    above ErrorMap, to see the final status; below RequestID, to know the id.
-Source   499: nginx, ngx_http_request.h, NGX_HTTP_CLIENT_CLOSED_REQUEST. The field names follow the seed's
-         log lines (``request_id``, ``duration_ms``).
+Source   499: nginx, ngx_http_request.h, NGX_HTTP_CLIENT_CLOSED_REQUEST. The field names
+         follow the seed's log lines (``request_id``, ``duration_ms``).
 """
 
 from __future__ import annotations

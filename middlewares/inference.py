@@ -1,13 +1,13 @@
 """Inference: one model call as the client sees it: the ``llm.generate`` span and two log lines.
 
-Reads    the request body, at most ``max_body`` bytes, which is held; the accepted Attempt at the end.
+Reads    the request body, at most ``max_body`` bytes, which is held; the accepted Attempt.
 Writes   ``exchange.model`` and ``exchange.stream``; a span and ``llm_request_start`` with
          ``llm_request_complete`` or ``llm_request_error``. Hands the read Body on as ``receive``.
 Raises   InvalidRequestError when the body is no chat request (413: too large).
-Place    above Retry and Fallback: one call, however many attempts it took. Below Auth and Cache: a stranger
-         or a hit makes no call.
-Source   OpenTelemetry semantic conventions for generative AI, "Inference"; the names are telemetry.py's
-         table. The log lines: the seed document, "Structured logging".
+Place    above Retry and Fallback: one call, however many attempts it took. Below Auth and Cache:
+         a stranger or a hit makes no call.
+Source   OpenTelemetry semantic conventions for generative AI, "Inference"; the names are
+         telemetry.py's table. The log lines: the seed document, "Structured logging".
 """
 
 from __future__ import annotations

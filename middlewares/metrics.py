@@ -128,9 +128,7 @@ class MetricsMiddleware:
     """Count and time every exchange."""
 
     app: ASGIApp
-    models: frozenset[str] = attrs.field(
-        default=frozenset(), kw_only=True, converter=frozenset[str]
-    )
+    models: frozenset[str] = attrs.field(default=frozenset(), kw_only=True)
     registry: CollectorRegistry = attrs.field(default=REGISTRY, kw_only=True)
     _found: Families = attrs.field(init=False, repr=False)
 

@@ -1,13 +1,14 @@
 """Tracing: the server span of an exchange, by OpenTelemetry's own ASGI middleware.
 
 Reads    the request header ``traceparent``; ``exchange.path`` for the span's name.
-Writes   one span, current for the app within. No span a chunk, no metrics, no query string, no header
-         that may hold a secret, no text of an exception.
+Writes   one span, current for the app within. No span a chunk, no metrics, no query string, no
+         header that may hold a secret, no text of an exception.
 Raises   nothing of its own. Without a tracer provider at the first exchange it is not there at all.
-Place    below AccessLog and above Metrics: the span holds all the work below. Above ErrorMap, so that the
-         span has the status the client got.
-Source   opentelemetry-instrumentation-asgi 0.66b2: it puts ``query_string`` into url attributes, so it is
-         given a scope without one; the app within gets its own scope. Names: HTTP semantic conventions.
+Place    below AccessLog and above Metrics: the span holds all the work below. Above ErrorMap, so
+         that the span has the status the client got.
+Source   opentelemetry-instrumentation-asgi 0.66b2: it puts ``query_string`` into url attributes,
+         so it is given a scope without one; the app within gets its own scope. Names: HTTP semantic
+         conventions.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def name_span(scope: Scope) -> tuple[str, dict[str, Any]]:
 
 
 def instrument(provider: TracerProvider) -> OpenTelemetryMiddleware:
-    """OpenTelemetry's middleware, without its spans a message and its metrics, with the stable names."""
+    """OpenTelemetry's middleware: no span a message, no metrics, the stable names."""
     from opentelemetry.instrumentation._semconv import _StabilityMode
     from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
     from opentelemetry.metrics import NoOpMeterProvider

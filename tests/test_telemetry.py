@@ -1,0 +1,227 @@
+"""Telemetry: names, log lines, spans that cost nothing without a provider, and their set-up."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind, StatusCode
+
+from llmgw import errors, telemetry
+from llmgw.exchange import Attempt, Usage
+from llmgw.telemetry import Inference
+from llmgw.wire import Call
+
+CALL = Call(fields={}, model="m", stream=True, temperature=0.5, max_tokens=9)
+DONE = Attempt(provider="openai", model="m-1", usage=Usage(3, 4, 7, 2, 1), finish_reasons=("stop",))
+
+
+@pytest.fixture
+def spans() -> InMemorySpanExporter:
+    return InMemorySpanExporter()
+
+
+@pytest.fixture
+def provider(spans: InMemorySpanExporter) -> TracerProvider:
+    made = TracerProvider(shutdown_on_exit=False)
+    made.add_span_processor(SimpleSpanProcessor(spans))
+    return made
+
+
+@pytest.fixture
+def stream() -> Iterator[io.StringIO]:
+    text = io.StringIO()
+    log = logging.getLogger("llmgw")
+    before = log.level, log.propagate
+    telemetry.set_up_logging(text)
+    yield text
+    log.handlers = [one for one in log.handlers if not isinstance(one, telemetry.LineHandler)]
+    log.level, log.propagate = before
+
+
+def lines(stream: io.StringIO) -> list[dict[str, object]]:
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def test_log_line_is_one_json_object(stream: io.StringIO) -> None:
+    """Event and time are always there, a field that is None is not, and a line break is escaped."""
+    telemetry.log_line(logging.getLogger("llmgw"), "e", a="x\ny", b=None)
+
+    [line] = lines(stream)
+    assert line.pop("time")
+    assert line == {"event": "e", "a": "x\ny"}
+
+
+def test_second_set_up_replaces_the_first(stream: io.StringIO) -> None:
+    """A line is never written twice."""
+    other = io.StringIO()
+    telemetry.set_up_logging(other)
+
+    telemetry.log_line(logging.getLogger("llmgw"), "e")
+
+    assert stream.getvalue() == ""
+    assert len(lines(other)) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [("plain", "plain"), (None, None), ("a\nb", "a\\nb"), ("x" * 300, "x" * 200), ("ü", "\\xfc")],
+)
+def test_bounded_text_is_short_and_printable(text: str | None, kept: str | None) -> None:
+    """What a client chose can neither break a line nor fill a disk."""
+    assert telemetry.bounded(text) == kept
+
+
+def test_span_is_recorded_and_an_error_by_its_kind_only(
+    provider: TracerProvider, spans: InMemorySpanExporter
+) -> None:
+    """The text of a foreign exception enters no span."""
+    with (
+        pytest.raises(ValueError, match="secret"),
+        telemetry.span("s", "client", {"k": 1}, tracer_provider=provider),
+    ):
+        raise ValueError("secret")
+
+    [span] = spans.get_finished_spans()
+    assert (span.name, span.kind) == ("s", SpanKind.CLIENT)
+    assert span.attributes == {"k": 1, "error.type": "ValueError"}
+    assert "secret" not in span.to_json()
+
+
+def test_inject_names_the_current_span(provider: TracerProvider) -> None:
+    """An upstream gets the traceparent of the span in whose block it is called, and only there."""
+    with telemetry.span("s", tracer_provider=provider) as span:
+        assert span is not None
+        headers = dict(telemetry.inject([(b"a", b"b")]))
+
+    assert f"{span.get_span_context().span_id:016x}".encode() in headers[b"traceparent"]
+    assert headers[b"a"] == b"b"
+    assert telemetry.inject() == []
+
+
+PROBE = """
+import sys
+from llmgw import telemetry
+from llmgw.wire import Call
+assert telemetry.inject([(b"a", b"b")]) == [(b"a", b"b")]
+with telemetry.span("s") as span:
+    assert span is None
+one = telemetry.Inference(Call(fields={}, model="m"))
+one.start()
+with one.use():
+    pass
+one.finish(None)
+assert not telemetry.set_up_tracing({})
+assert not telemetry.set_up_tracing({"OTEL_TRACES_EXPORTER": "none"})
+assert not [name for name in sys.modules if name.startswith("opentelemetry")]
+import opentelemetry.trace
+assert telemetry.find_provider() is None
+"""
+
+
+def test_without_a_provider_opentelemetry_is_not_even_imported() -> None:
+    """Spans, injection and set-up without an exporter leave sys.modules alone."""
+    subprocess.run([sys.executable, "-c", PROBE], check=True, timeout=60)
+
+
+CONSOLE = """
+from llmgw import telemetry
+assert telemetry.set_up_tracing({"OTEL_TRACES_EXPORTER": "console", "OTEL_SERVICE_NAME": "mine"})
+with telemetry.span("hello"):
+    pass
+"""
+
+
+def test_set_up_tracing_exports_with_the_name_of_the_service() -> None:
+    """With an exporter named, the global provider sends spans to it, at the latest at exit."""
+    command = [sys.executable, "-c", CONSOLE]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+
+    assert '"name": "hello"' in done.stdout
+    assert '"service.name": "mine"' in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("environ", "wanted"),
+    [
+        ({}, None),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://h:1/"}, ("otlp", "http://h:1/v1/traces")),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://h:1/t"}, ("otlp", "http://h:1/t")),
+        ({"OTEL_TRACES_EXPORTER": "otlp"}, ("otlp", None)),
+        ({"OTEL_TRACES_EXPORTER": "none", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://h:1"}, None),
+        ({"OTEL_TRACES_EXPORTER": "otlp", "OTEL_SDK_DISABLED": "true"}, None),
+    ],
+)
+def test_exporter_follows_the_standard_variables(
+    environ: dict[str, str], wanted: tuple[str, str | None] | None
+) -> None:
+    """OTEL_* mean here what they mean elsewhere."""
+    assert telemetry.exporter_of(environ) == wanted
+
+
+def test_unknown_exporter_is_refused() -> None:
+    """A misspelt exporter is an error at start, not silence."""
+    with pytest.raises(ValueError, match="jaeger"):
+        telemetry.set_up_tracing({"OTEL_TRACES_EXPORTER": "jaeger"})
+
+
+def test_inference_tells_a_complete_call(
+    provider: TracerProvider, spans: InMemorySpanExporter, stream: io.StringIO
+) -> None:
+    """The span has the conventions' attributes; the two lines share the request id."""
+    inference = Inference(CALL, "r-1", provider)
+    inference.start()
+    with inference.use():
+        assert b"traceparent" in dict(telemetry.inject())
+    inference.finish(DONE)
+    inference.finish(DONE)
+
+    [span] = spans.get_finished_spans()
+    found = dict(span.attributes or {})
+    assert (span.name, span.kind) == ("llm.generate", SpanKind.CLIENT)
+    assert span.status.status_code is StatusCode.UNSET
+    assert found["gen_ai.operation.name"] == "chat"
+    assert found["gen_ai.provider.name"] == "openai"
+    assert (found["gen_ai.request.model"], found["gen_ai.response.model"]) == ("m", "m-1")
+    assert (found["gen_ai.request.temperature"], found["gen_ai.request.max_tokens"]) == (0.5, 9)
+    assert (found["gen_ai.usage.input_tokens"], found["gen_ai.usage.output_tokens"]) == (3, 4)
+    start, end = lines(stream)
+    assert (start["event"], end["event"]) == ("llm_request_start", "llm_request_complete")
+    assert start["request_id"] == end["request_id"] == "r-1"
+    assert end["outcome"] == "completed"
+    assert isinstance(end["duration_ms"], float)
+
+
+def test_inference_tells_an_error(
+    provider: TracerProvider, spans: InMemorySpanExporter, stream: io.StringIO
+) -> None:
+    """An error leaves its code and provider, not its message."""
+    inference = Inference(CALL, "r-1", provider)
+    inference.start()
+    inference.finish(None, errors.RateLimitError("secret", provider="groq"))
+
+    [span] = spans.get_finished_spans()
+    assert span.status.status_code is StatusCode.ERROR
+    assert (span.attributes or {})["error.type"] == "rate_limit_exceeded"
+    assert (span.attributes or {})["gen_ai.provider.name"] == "groq"
+    end = lines(stream)[-1]
+    assert (end["event"], end["error_type"]) == ("llm_request_error", "rate_limit_error")
+    assert "secret" not in span.to_json() + stream.getvalue()
+
+
+@pytest.mark.parametrize("error", [None, GeneratorExit(), KeyboardInterrupt()])
+def test_call_given_up_is_cancelled(error: BaseException | None, stream: io.StringIO) -> None:
+    """A caller that leaves early is no failure."""
+    inference = Inference(CALL)
+    inference.start()
+    inference.finish(Attempt(), error)
+
+    assert lines(stream)[-1]["outcome"] == "cancelled"
