@@ -188,6 +188,9 @@ def test_place_is_above_error_map() -> None:
     class ErrorMapMiddleware:
         app: ASGIApp
 
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            await self.app(scope, receive, send)
+
     layers = [layer(ErrorMapMiddleware), layer(AccessLogMiddleware)]
 
     assert PLACE.above["ErrorMap"] in misplaced(layers)[0]
