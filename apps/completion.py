@@ -38,7 +38,7 @@ class CompletionApp:
     """Answer ``POST /v1/chat/completions`` by one provider."""
 
     providers: Mapping[str, Provider]  # by Deployment.via
-    resolve: Callable[[str], Deployment]  # a model's name -> where it is; raises NotFoundError, AuthError
+    resolve: Callable[[Exchange], Deployment]  # by exchange.model; raises NotFoundError, AuthError
     clocks: Clocks = attrs.field(factory=Clocks, kw_only=True)
     max_body: int = attrs.field(default=MAX_BODY, kw_only=True)
 
@@ -53,7 +53,7 @@ class CompletionApp:
         call = body.decode(read_call)
         exchange.model, exchange.stream = call.model, call.stream
         exchange.attempts = max(exchange.attempts, attempt.number)
-        deployment = attempt.deployment or self.resolve(call.model)
+        deployment = attempt.deployment or self.resolve(exchange)
         attempt.deployment, attempt.provider = deployment, deployment.provider
         exchange.headers[b"x-provider"] = deployment.provider.encode("ascii", "replace")
         async with body.watch(exchange, send) as watched:

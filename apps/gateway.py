@@ -1,0 +1,229 @@
+"""The gateway: two lists of layers, a table of paths, and the app that ``uvicorn llmgw.apps.gateway:app`` serves.
+
+Importing this module builds nothing: the app is built at lifespan startup, or at the first request.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+
+import anyio
+import attrs
+import prometheus_client
+
+from llmgw import telemetry
+from llmgw.apps.completion import CompletionApp
+from llmgw.apps.health import HealthApp
+from llmgw.apps.metrics import MetricsApp
+from llmgw.apps.models import ModelsApp
+from llmgw.apps.settings import Settings, groups, is_open, load
+from llmgw.asgi import ASGIApp, Receive, Scope, Send
+from llmgw.errors import InvalidRequestError, NotFoundError, PermissionDeniedError
+from llmgw.exchange import EXCHANGE, Deployment, Exchange
+from llmgw.middlewares.access_log import AccessLogMiddleware
+from llmgw.middlewares.auth import AuthMiddleware
+from llmgw.middlewares.error_map import ErrorMapMiddleware
+from llmgw.middlewares.inference import InferenceMiddleware
+from llmgw.middlewares.loopback import LoopbackMiddleware
+from llmgw.middlewares.metrics import MetricsMiddleware
+from llmgw.middlewares.request_id import RequestIDMiddleware
+from llmgw.middlewares.retry import RetryMiddleware
+from llmgw.middlewares.tracing import TracingMiddleware
+from llmgw.providers import keys
+from llmgw.providers.base import Clocks, Provider
+from llmgw.providers.gateway import default_providers
+from llmgw.retrying import RetryPolicy
+from llmgw.stack import Layer, layer, stack
+
+ECHO = "echo"  # the model that is served when nothing else is configured
+
+
+def outer_layers(settings: Settings, models: frozenset[str] = frozenset()) -> list[Layer]:
+    """The layers around every path, outermost first."""
+    return [
+        layer(RequestIDMiddleware, headers={b"x-cache-status": b"MISS"}),  # else answers below lack the id
+        layer(AccessLogMiddleware),  # below ErrorMap it would log no final status
+        layer(TracingMiddleware),  # below Metrics its time would miss what Metrics costs
+        layer(MetricsMiddleware, models=models),  # below ErrorMap it would not count errors as the client got them
+        layer(ErrorMapMiddleware),  # above any of these, an error would pass them without a response
+    ]
+
+
+def inner_layers(settings: Settings) -> list[Layer]:
+    """The layers around the model routes only: health and metrics meet no limit."""
+    accounts = {key.sha256: key.name for key in settings.keys}
+    return [
+        layer(AuthMiddleware, keys=accounts)  # further in, strangers would cost us a body
+        if accounts
+        else layer(LoopbackMiddleware),  # the same place: without keys, this machine is the key
+    ]
+
+
+def call_layers(settings: Settings) -> list[Layer]:
+    """The layers around a model call: the end of the inner list, which ``/v1/models`` does not need."""
+    retry = settings.retry
+    policy = RetryPolicy(
+        attempts=retry.attempts,
+        backoff=retry.backoff_s,
+        backoff_max=retry.backoff_max_s,
+        retry_after_max=retry.retry_after_max_s,
+    )
+    limit = settings.limits.max_body_bytes
+    return [
+        layer(InferenceMiddleware, max_body=limit),  # below Retry it would tell of each attempt as a call
+        layer(RetryMiddleware, policy=policy, max_body=limit),  # last: it repeats only the app
+    ]
+
+
+@attrs.frozen
+class Route:
+    """What serves a path: an app, and the methods it knows."""
+
+    app: ASGIApp
+    methods: frozenset[str]
+
+
+GET, POST = frozenset({"GET", "HEAD"}), frozenset({"POST"})
+
+
+@attrs.frozen
+class Table:
+    """Path -> app. What is not listed is 404; a path that ends in ``/*`` covers all below it."""
+
+    routes: Mapping[str, Route]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one exchange by the app of its path. Raises NotFoundError, InvalidRequestError (405)."""
+        if scope["type"] != "http":
+            raise NotFoundError("This path speaks HTTP only.", code="not_found")
+        path: str = scope["path"]
+        template = path if path in self.routes else f"{path.rpartition('/')[0]}/*"
+        while template not in self.routes and template.count("/") > 1:
+            template = f"{template[:-2].rpartition('/')[0]}/*"
+        route = self.routes.get(template)
+        if route is None:
+            raise NotFoundError("There is nothing at this path.", code="not_found")
+        exchange: Exchange | None = scope.get(EXCHANGE)
+        if exchange is not None:
+            exchange.path = template
+        method: str = scope["method"]
+        if method not in route.methods:
+            if exchange is not None:
+                exchange.headers[b"allow"] = ", ".join(sorted(route.methods)).encode()
+            message = f"The method {method[:16]!r} is not allowed here."
+            raise InvalidRequestError(message, status=405, code="method_not_allowed")
+        await route.app(scope, receive, send)
+
+
+@attrs.frozen
+class Models:
+    """Where a model's name leads: the groups of the config, else by the provider's prefix."""
+
+    groups: Mapping[str, tuple[Deployment, ...]]
+    environ: Mapping[str, str] = attrs.field(repr=False)
+    open: bool = False  # names outside the groups are served too
+    allowed: Mapping[str, frozenset[str]] = attrs.field(factory=dict[str, frozenset[str]])  # by key
+
+    def visible(self, exchange: Exchange) -> list[str]:
+        """The models that the client's key may ask for."""
+        allowed = self.allowed.get(exchange.key or "")
+        return [name for name in self.groups if allowed is None or name in allowed]
+
+    def resolve(self, exchange: Exchange) -> Deployment:
+        """The deployment of the model asked for. Raises PermissionDeniedError, NotFoundError, AuthError."""
+        model = exchange.model or ""
+        allowed = self.allowed.get(exchange.key or "")
+        if allowed is not None and model not in allowed:
+            raise PermissionDeniedError("This key may not use this model.", param="model")
+        if model in self.groups:
+            return self.groups[model][0]
+        if not self.open or model == ECHO:
+            raise NotFoundError("This model is not served here.", param="model")
+        return keys.resolve(model, self.environ)
+
+
+def build(settings: Settings, environ: Mapping[str, str], providers: Mapping[str, Provider]) -> ASGIApp:
+    """The gateway's app from its settings."""
+    times = settings.timeouts
+    configured = groups(settings, environ)
+    models = Models(
+        groups=configured or offline(environ),
+        environ=environ,
+        open=is_open(settings),
+        allowed={key.name: frozenset(key.models) for key in settings.keys if key.models},
+    )
+    clocks = Clocks(
+        connect=times.connect_s,
+        first_token=times.first_token_s,
+        idle=times.idle_s,
+        answer=times.answer_s,
+    )
+    completion = CompletionApp(
+        providers, models.resolve, clocks=clocks, max_body=settings.limits.max_body_bytes
+    )
+    guard = inner_layers(settings)
+    listing = stack(guard, ModelsApp(models.visible))
+    health = HealthApp({})
+    metrics: ASGIApp = MetricsApp()
+    if settings.metrics_need_key:
+        metrics = stack(guard, metrics)
+    table = Table(
+        {
+            "/v1/chat/completions": Route(stack([*guard, *call_layers(settings)], completion), POST),
+            "/v1/models": Route(listing, GET),
+            "/v1/models/*": Route(listing, GET),
+            "/health": Route(health, GET),
+            "/health/live": Route(health, GET),
+            "/health/ready": Route(health, GET),
+            "/metrics": Route(metrics, GET),
+        }
+    )
+    return stack(outer_layers(settings, frozenset(models.groups)), table)
+
+
+def offline(environ: Mapping[str, str]) -> dict[str, tuple[Deployment, ...]]:
+    """The echo model, when the environment has no provider's key."""
+    if keys.configured(environ):
+        return {}
+    return {ECHO: (keys.resolve(ECHO, environ),)}
+
+
+@attrs.define(eq=False)
+class Gateway:
+    """The app that servers run: reads the settings and builds the gateway when it starts."""
+
+    app: ASGIApp | None = None
+    providers: Mapping[str, Provider] = attrs.field(factory=dict[str, Provider])
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one exchange, or one lifespan."""
+        if scope["type"] == "lifespan":
+            return await self._live(receive, send)
+        if self.app is None:
+            self._start()
+        assert self.app is not None  # noqa: S101 - _start() has set it
+        await self.app(scope, receive, send)
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        await receive()
+        try:
+            self._start()
+        except SettingsError as exc:
+            return await send({"type": "lifespan.startup.failed", "message": str(exc)})
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        for provider in self.providers.values():
+            await provider.aclose()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    def _start(self) -> None:
+        settings, environ = load(None, os.environ)
+        telemetry.set_up_logging(sys.stdout)
+        telemetry.set_up_tracing("llmgw", environ)
+        self.providers = default_providers(Clocks(connect=settings.timeouts.connect_s))
+        self.app = build(settings, environ, self.providers)
+
+
+app = Gateway()
