@@ -1,0 +1,113 @@
+"""A Quart service with four layers of llmgw around handlers of its own, on asyncio or on trio.
+
+Run it:  uvicorn quart_service:app --port 8002
+         SERVICE_LOOP=trio hypercorn -k trio --bind 127.0.0.1:8002 quart_service:app
+Needs:   pip install "llmgw[metrics]" quart uvicorn   (trio: quart-trio hypercorn)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from typing import Any
+
+import anyio
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from quart import Quart, Response, abort, request
+
+from llmgw.asgi import ASGIApp, Receive, Scope, Send
+from llmgw.errors import InvalidRequestError, ProviderUnavailableError
+from llmgw.exchange import attempt_of
+from llmgw.middlewares.error_map import ErrorMapMiddleware
+from llmgw.middlewares.metrics import MetricsMiddleware
+from llmgw.middlewares.request_id import RequestIDMiddleware
+from llmgw.middlewares.retry import RetryMiddleware
+from llmgw.retrying import RetryPolicy
+from llmgw.stack import layer, stack
+
+if os.environ.get("SERVICE_LOOP") == "trio":
+    from quart_trio import QuartTrio
+
+    app: Quart = QuartTrio(__name__)
+else:
+    app = Quart(__name__)
+
+# Quart answers 500 for what a handler raises, unless it is told to let it out.
+app.config["PROPAGATE_EXCEPTIONS"] = True
+
+registry = CollectorRegistry()
+tell, told = anyio.create_memory_object_stream[str](10)
+
+
+def ungrouped(inner: ASGIApp) -> ASGIApp:
+    """Let a lone exception out of the group in which Quart-Trio's nursery wraps it."""
+
+    async def call(scope: Scope, receive: Receive, send: Send) -> None:
+        alone: BaseException | None = None
+        try:
+            await inner(scope, receive, send)
+        except BaseExceptionGroup as group:
+            alone = group
+            while isinstance(alone, BaseExceptionGroup) and len(alone.exceptions) == 1:
+                alone = alone.exceptions[0]
+        if alone is not None:
+            raise alone
+
+    return call
+
+
+@app.post("/shaky")
+async def shaky() -> dict[str, Any]:
+    """Fail twice, then answer: Retry sends the same body again."""
+    number = attempt_of(request.scope).number
+    question = await request.get_json()
+    if number < 3:
+        abort(503)
+    return {"attempt": number, "question": question}
+
+
+@app.post("/refuse")
+async def refuse() -> None:
+    """Raise an error of llmgw: the client gets OpenAI's error body."""
+    raise InvalidRequestError("This model takes no images.", param="messages[0].content")
+
+
+@app.get("/stream")
+async def stream() -> Response:
+    """Stream words as they come in at ``POST /tell``, until "end"; "cut" breaks the stream."""
+
+    async def words() -> AsyncIterator[bytes]:
+        yield b"data: ready\n\n"
+        while (word := await told.receive()) != "end":
+            if word == "cut":
+                raise ProviderUnavailableError("The upstream broke off.", provider="own")
+            yield f"data: {word}\n\n".encode()
+        yield b"data: [DONE]\n\n"
+
+    response = Response(words(), content_type="text/event-stream")
+    response.timeout = None  # Quart would end the stream after 60 s
+    return response
+
+
+@app.post("/tell/<word>")
+async def tell_word(word: str) -> str:
+    """Give the stream its next word."""
+    await tell.send(word)
+    return ""
+
+
+@app.get("/metrics")
+async def metrics() -> Response:
+    """Give Prometheus the registry."""
+    return Response(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
+
+
+app.asgi_app = stack(  # type: ignore[method-assign]  # Quart's own way to add ASGI middleware
+    [
+        layer(RequestIDMiddleware),  # every response below carries the id
+        layer(MetricsMiddleware, registry=registry),  # counts errors as the client got them
+        layer(ErrorMapMiddleware),  # the only writer of GatewayErrors
+        layer(RetryMiddleware, policy=RetryPolicy(attempts=3, backoff=0.05), max_body=1 << 20),
+    ],
+    ungrouped(app.asgi_app),  # type: ignore[arg-type]  # hypercorn's types are narrower than ASGI's
+)
