@@ -221,7 +221,7 @@ class Gateway:
     def _start(self) -> None:
         settings, environ = load(None, os.environ)
         telemetry.set_up_logging(sys.stdout)
-        telemetry.set_up_tracing("llmgw", environ)
+        telemetry.set_up_tracing(environ)
         self.providers = default_providers(Clocks(connect=settings.timeouts.connect_s))
         self.app = build(settings, environ, self.providers)
 

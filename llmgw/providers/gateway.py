@@ -65,21 +65,22 @@ class LLMGatewayProvider:
         """
         call = request.call
         inference = telemetry.Inference(call)
-        attempt, run, error = Attempt(), None, None
+        attempt = Attempt()
+        run: Run | None = None
+        error: Exception | None = None
         inference.start()
         try:
             attempt.deployment = self.deployments.get(call.model) or self.resolve(call.model)
             attempt.provider = attempt.deployment.provider
-            run, given = await self._begin(request, attempt)
+            with inference.use():
+                run, given = await self._begin(request, attempt)
             attempt.first_token_at = time.perf_counter()
             while given:
                 for payload in given:
                     yield read_chunk(payload)
                 given = await run.more() if call.stream else []
-        except GatewayError as exc:
+        except Exception as exc:
             error = exc
-            raise
-        except GeneratorExit:
             raise
         finally:
             if run is not None:

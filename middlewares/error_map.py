@@ -1,0 +1,109 @@
+"""ErrorMap: the only writer of errors: a JSON body before the response began, one error frame in a begun stream.
+
+Reads    the Exchange: the client's key, whether the client left.
+Writes   ``exchange.error``; the response, when the app raised instead of giving one.
+Raises   what the app raised, when the response had begun and is no event stream at an event's boundary:
+         then the server cuts the connection and nobody takes the half for the whole.
+Place    below Metrics and AccessLog, which count what the client got; above all that raises.
+Source   the error body: OpenAI's API reference, "Error codes". ``x-should-retry``: openai-python
+         e43b4224, src/openai/_base_client.py: without it the SDK multiplies our attempts by three.
+"""
+
+from __future__ import annotations
+
+import logging
+import traceback
+
+import attrs
+
+from llmgw.asgi import BODY, START, ASGIApp, Header, Message, Receive, Scope, Send, find_header, respond
+from llmgw.errors import INTERNAL, AuthError, GatewayError
+from llmgw.exchange import Exchange, enter
+from llmgw.stack import Place
+
+ABOVE = "its errors would reach the client as a broken connection"
+PLACE = Place(
+    above={name: ABOVE for name in ("Auth", "Loopback", "Admission", "Hold", "Inference", "Fallback", "Retry")}
+)
+REPEATED = frozenset({408, 409, 429})  # statuses that OpenAI's clients repeat, beside 500 and above
+
+log = logging.getLogger("llmgw")
+
+
+def status_for(error: GatewayError, exchange: Exchange) -> int:
+    """The status for the client: a provider that refused *our* key is no fault of a client with its own."""
+    ours = isinstance(error, AuthError) and error.provider is not None and exchange.key is not None
+    return 502 if ours else error.status
+
+
+def headers_for(error: GatewayError, status: int) -> list[Header]:
+    """Retry-After, and for what a provider did: do not repeat, we have."""
+    spent = error.provider is not None and (status in REPEATED or status >= 500)
+    return [*error.headers(), *([(b"x-should-retry", b"false")] if spent else [])]
+
+
+def lone(exc: Exception) -> Exception:
+    """The one exception that a task group wrapped."""
+    while isinstance(exc, ExceptionGroup) and len(exc.exceptions) == 1:
+        exc = exc.exceptions[0]
+    return exc
+
+
+def told(exc: Exception) -> GatewayError:
+    """A foreign exception as an error that says nothing of it; where it came from goes to the log."""
+    frames = traceback.extract_tb(exc.__traceback__)
+    where = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "?"
+    log.error('{"event": "unexpected_error", "type": "%s", "where": "%s"}', type(exc).__name__, where)
+    return GatewayError(INTERNAL, code="internal_error")
+
+
+@attrs.define
+class Seen:
+    """A ``send`` that knows how far the response is."""
+
+    send: Send
+    begun: bool = False
+    stream: bool = False
+    boundary: bool = True  # between two events
+    ended: bool = False
+
+    async def __call__(self, message: Message) -> None:
+        """Note the message and send it."""
+        if message["type"] == START:
+            self.begun = True
+            kind = find_header(message.get("headers", ()), b"content-type") or b""
+            self.stream = kind.startswith(b"text/event-stream")
+        elif message["type"] == BODY:
+            if body := message.get("body", b""):
+                self.boundary = body.endswith(b"\n\n")
+            self.ended = not message.get("more_body", False)
+        await self.send(message)
+
+
+@attrs.frozen
+class ErrorMapMiddleware:
+    """Turn what the app raises into what OpenAI's clients understand."""
+
+    app: ASGIApp
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one exchange."""
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        exchange, scope, send = enter(scope, send)
+        seen = Seen(send)
+        try:
+            await self.app(scope, receive, seen)
+        except Exception as raised:
+            exc = lone(raised)
+            error = exc if isinstance(exc, GatewayError) else told(exc)
+            exchange.error = error
+            if seen.ended or exchange.left:
+                return
+            if not seen.begun:
+                status = status_for(error, exchange)
+                await respond(send, status, error.body(), headers=headers_for(error, status))
+            elif seen.stream and seen.boundary:
+                await send({"type": BODY, "body": error.frame()})
+            else:
+                raise
