@@ -45,7 +45,9 @@ async def shaky(request: Request) -> dict[str, Any]:
     """Fail twice, then answer: Retry sends the same body again."""
     number = attempt_of(request.scope).number
     question = await request.json()
-    if number < 3:
+    if number == 1:
+        raise ProviderUnavailableError("The upstream broke off.", provider="own")
+    if number == 2:
         raise HTTPException(503, "not yet")
     return {"attempt": number, "question": question}
 

@@ -7,13 +7,15 @@ Needs:   pip install "llmgw[metrics]" quart uvicorn   (trio: quart-trio hypercor
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 from typing import Any
 
 import anyio
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from quart import Quart, Response, abort, request
+from quart import Quart, Request, Response, abort, request
+from quart.asgi import ASGIHTTPConnection
 
 from llmgw.asgi import ASGIApp, Receive, Scope, Send
 from llmgw.errors import InvalidRequestError, ProviderUnavailableError
@@ -25,12 +27,39 @@ from llmgw.middlewares.retry import RetryMiddleware
 from llmgw.retrying import RetryPolicy
 from llmgw.stack import layer, stack
 
+
+class CancellableConnection(ASGIHTTPConnection):
+    """Quart's connection, whose tasks end when it is cancelled: asyncio.wait() alone leaves them running."""
+
+    async def handle_messages(self, request: Request, receive: Any) -> None:
+        """Note the task that reads."""
+        self.reader = asyncio.current_task()
+        await super().handle_messages(request, receive)
+
+    async def handle_request(self, request: Request, send: Any) -> None:
+        """Note the task that answers."""
+        self.writer = asyncio.current_task()
+        await super().handle_request(request, send)
+
+    async def __call__(self, receive: Any, send: Any) -> None:
+        """Answer one exchange."""
+        self.reader: asyncio.Task[Any] | None = None
+        self.writer: asyncio.Task[Any] | None = None
+        try:
+            await super().__call__(receive, send)
+        finally:
+            for task in (self.reader, self.writer):
+                if task is not None:
+                    task.cancel()
+
+
 if os.environ.get("SERVICE_LOOP") == "trio":
     from quart_trio import QuartTrio
 
     app: Quart = QuartTrio(__name__)
 else:
     app = Quart(__name__)
+    app.asgi_http_class = CancellableConnection
 
 # Quart answers 500 for what a handler raises, unless it is told to let it out.
 app.config["PROPAGATE_EXCEPTIONS"] = True
@@ -61,7 +90,9 @@ async def shaky() -> dict[str, Any]:
     """Fail twice, then answer: Retry sends the same body again."""
     number = attempt_of(request.scope).number
     question = await request.get_json()
-    if number < 3:
+    if number == 1:
+        raise ProviderUnavailableError("The upstream broke off.", provider="own")
+    if number == 2:
         abort(503)
     return {"attempt": number, "question": question}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -100,22 +101,29 @@ def check_cut_stream(server: Server) -> None:
     assert rest == b""
 
 
-def check_metrics(server: Server) -> None:
-    def refused() -> float:
-        with request(server, "GET", "/metrics") as response:
-            assert response.status == 200
-            lines = response.read().decode().splitlines()
-        found = [
-            float(line.rpartition(" ")[2])
-            for line in lines
-            if line.startswith("llmgw_requests_total{") and 'status="400"' in line
-        ]
-        return sum(found)
+def count(server: Server, status: str) -> float:
+    with request(server, "GET", "/metrics") as response:
+        assert response.status == 200
+        lines = response.read().decode().splitlines()
+    families = (line for line in lines if line.startswith("llmgw_requests_total{"))
+    return sum(float(line.rpartition(" ")[2]) for line in families if f'status="{status}"' in line)
 
-    before = refused()
+
+def check_metrics(server: Server) -> None:
+    before = count(server, "400")
     with request(server, "POST", "/refuse") as response:
         response.read()
-    assert refused() == before + 1
+    assert count(server, "400") == before + 1
+
+
+def check_left(server: Server) -> None:
+    before = count(server, "499")
+    with request(server, "GET", "/stream") as response:
+        assert read_event(response) == "ready"
+    end = time.monotonic() + TIMEOUT
+    while count(server, "499") == before:
+        assert time.monotonic() < end, "the client left and nobody noticed"
+    check_stream(server)  # the stream that was left takes no word from this one
 
 
 CHECKS = {
@@ -126,4 +134,5 @@ CHECKS = {
     "a stream arrives chunk by chunk": check_stream,
     "a stream that breaks ends in one error frame": check_cut_stream,
     "errors are counted as the client got them": check_metrics,
+    "a client that leaves ends the handler": check_left,
 }
