@@ -1,4 +1,4 @@
-"""Every block of the README and the docs that is fenced ``python`` runs; every ``example`` in them passes.
+"""Every block of README and docs that is fenced ``python`` runs; every ``example`` passes.
 
 A block that needs a server, a key or the network is fenced ``python no-run``.
 """

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, cast
 
 import anyio
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
@@ -29,7 +29,10 @@ from llmgw.stack import layer, stack
 
 
 class CancellableConnection(ASGIHTTPConnection):
-    """Quart's connection, whose tasks end when it is cancelled: asyncio.wait() alone leaves them running."""
+    """Quart's connection, whose tasks end with it; asyncio.wait() leaves them running."""
+
+    reader: asyncio.Task[Any] | None = None
+    writer: asyncio.Task[Any] | None = None
 
     async def handle_messages(self, request: Request, receive: Any) -> None:
         """Note the task that reads."""
@@ -43,8 +46,6 @@ class CancellableConnection(ASGIHTTPConnection):
 
     async def __call__(self, receive: Any, send: Any) -> None:
         """Answer one exchange."""
-        self.reader: asyncio.Task[Any] | None = None
-        self.writer: asyncio.Task[Any] | None = None
         try:
             await super().__call__(receive, send)
         finally:
@@ -88,7 +89,7 @@ def ungrouped(inner: ASGIApp) -> ASGIApp:
 @app.post("/shaky")
 async def shaky() -> dict[str, Any]:
     """Fail twice, then answer: Retry sends the same body again."""
-    number = attempt_of(request.scope).number
+    number = attempt_of(cast(Scope, request.scope)).number
     question = await request.get_json()
     if number == 1:
         raise ProviderUnavailableError("The upstream broke off.", provider="own")
@@ -98,7 +99,7 @@ async def shaky() -> dict[str, Any]:
 
 
 @app.post("/refuse")
-async def refuse() -> None:
+async def refuse() -> str:
     """Raise an error of llmgw: the client gets OpenAI's error body."""
     raise InvalidRequestError("This model takes no images.", param="messages[0].content")
 
@@ -133,7 +134,7 @@ async def metrics() -> Response:
     return Response(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
 
 
-app.asgi_app = stack(  # type: ignore[method-assign]  # Quart's own way to add ASGI middleware
+app.asgi_app = stack(  # type: ignore[method-assign, assignment]  # Quart's own way to add ASGI middleware
     [
         layer(RequestIDMiddleware),  # every response below carries the id
         layer(MetricsMiddleware, registry=registry),  # counts errors as the client got them

@@ -8,7 +8,6 @@ import pytest
 from tests.examples.checks import CHECKS, EXAMPLES
 from tests.servers import Server, free_port, serve_process
 
-
 SERVERS = {
     "uvicorn": ["uvicorn", "fastapi_service:app", "--port", "{port}"],
     "hypercorn on trio": [
