@@ -175,6 +175,13 @@ def clean(message: object) -> str | None:
     return SECRET.sub("[key]", UNSAFE.sub(" ", message))[:MESSAGE_LIMIT].strip()
 
 
+def lone(exc: Exception) -> Exception:
+    """The one exception that task groups (of Quart-Trio, say) have wrapped; another as it is."""
+    while isinstance(exc, ExceptionGroup) and len(exc.exceptions) == 1:
+        exc = exc.exceptions[0]
+    return exc
+
+
 def from_status(
     status: int,
     *,

@@ -17,7 +17,7 @@ import traceback
 import attrs
 
 from llmgw.asgi import BODY, START, ASGIApp, Header, Message, Receive, Scope, Send, find_header, respond
-from llmgw.errors import INTERNAL, AuthError, GatewayError
+from llmgw.errors import INTERNAL, AuthError, GatewayError, lone
 from llmgw.exchange import Exchange, enter
 from llmgw.stack import Place
 
@@ -40,13 +40,6 @@ def headers_for(error: GatewayError, status: int) -> list[Header]:
     """Retry-After, and for what a provider did: do not repeat, we have."""
     spent = error.provider is not None and (status in REPEATED or status >= 500)
     return [*error.headers(), *([(b"x-should-retry", b"false")] if spent else [])]
-
-
-def lone(exc: Exception) -> Exception:
-    """The one exception that a task group wrapped."""
-    while isinstance(exc, ExceptionGroup) and len(exc.exceptions) == 1:
-        exc = exc.exceptions[0]
-    return exc
 
 
 def told(exc: Exception) -> GatewayError:

@@ -18,7 +18,7 @@ import attrs
 
 from llmgw.asgi import START, ASGIApp, Message, Receive, Scope, Send, find_header
 from llmgw.body import Body, read_body
-from llmgw.errors import GatewayError, parse_retry_after
+from llmgw.errors import GatewayError, lone, parse_retry_after
 from llmgw.exchange import ATTEMPT, Attempt, Exchange, attempt_of, enter
 from llmgw.retrying import RetryPolicy
 from llmgw.stack import Place
@@ -110,8 +110,11 @@ class RetryMiddleware:
     async def _run(self, scope: Scope, body: Body, gate: Gate) -> GatewayError | None:
         try:
             await self.app(scope, body, gate)
-        except GatewayError as exc:
-            return exc
+        except Exception as exc:
+            error = lone(exc)
+            if not isinstance(error, GatewayError):
+                raise
+            return error
         return None
 
     def _wait(self, number: int, error: GatewayError | None, gate: Gate) -> float | None:
