@@ -6,21 +6,26 @@ Importing this module builds nothing: the app is built at lifespan startup, or a
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Mapping
-from pathlib import Path
+import sys
+from collections.abc import Mapping
 
-import anyio
 import attrs
-import prometheus_client
 
 from llmgw import telemetry
 from llmgw.apps.completion import CompletionApp
 from llmgw.apps.health import HealthApp
 from llmgw.apps.metrics import MetricsApp
 from llmgw.apps.models import ModelsApp
-from llmgw.apps.settings import Settings, groups, is_open, load
+from llmgw.apps.settings import (
+    DeploymentSettings,
+    Settings,
+    SettingsError,
+    deployment_of,
+    load,
+    refusal,
+)
 from llmgw.asgi import ASGIApp, Receive, Scope, Send
-from llmgw.errors import InvalidRequestError, NotFoundError, PermissionDeniedError
+from llmgw.errors import GatewayError, InvalidRequestError, NotFoundError, PermissionDeniedError
 from llmgw.exchange import EXCHANGE, Deployment, Exchange
 from llmgw.middlewares.access_log import AccessLogMiddleware
 from llmgw.middlewares.auth import AuthMiddleware
@@ -119,9 +124,12 @@ class Table:
 
 @attrs.frozen
 class Models:
-    """Where a model's name leads: the groups of the config, else by the provider's prefix."""
+    """Where a model's name leads: the groups of the config, else by the provider's prefix.
 
-    groups: Mapping[str, tuple[Deployment, ...]]
+    A group whose key is missing holds the error that says so, for whoever asks for it.
+    """
+
+    groups: Mapping[str, tuple[Deployment | GatewayError, ...]]
     environ: Mapping[str, str] = attrs.field(repr=False)
     open: bool = False  # names outside the groups are served too
     allowed: Mapping[str, frozenset[str]] = attrs.field(factory=dict[str, frozenset[str]])  # by key
@@ -132,28 +140,76 @@ class Models:
         return [name for name in self.groups if allowed is None or name in allowed]
 
     def resolve(self, exchange: Exchange) -> Deployment:
-        """The deployment of the model asked for. Raises PermissionDeniedError, NotFoundError, AuthError."""
-        model = exchange.model or ""
+        """The deployment for an exchange. Raises PermissionDeniedError and what ``find`` raises."""
         allowed = self.allowed.get(exchange.key or "")
-        if allowed is not None and model not in allowed:
+        if allowed is not None and exchange.model not in allowed:
             raise PermissionDeniedError("This key may not use this model.", param="model")
+        return self.find(exchange.model or "")
+
+    def find(self, model: str) -> Deployment:
+        """The deployment of a model. Raises NotFoundError, AuthError when its key is missing."""
         if model in self.groups:
-            return self.groups[model][0]
+            found = self.groups[model][0]
+            if isinstance(found, GatewayError):
+                raise found
+            return found
         if not self.open or model == ECHO:
             raise NotFoundError("This model is not served here.", param="model")
         return keys.resolve(model, self.environ)
+
+    @property
+    def summary(self) -> str:
+        """What is served, in one line."""
+        providers = keys.configured(self.environ)
+        if list(self.groups) == [ECHO] and not providers:
+            return "no provider key and no config, serving the offline model `echo`"
+        named = [", ".join(f"`{name}`" for name in self.groups)] if self.groups else []
+        by_prefix = [f"any model of {', '.join(providers)}"] if self.open and providers else []
+        return "serving " + ("; ".join([*named, *by_prefix]) or "nothing: no model is configured")
+
+    @property
+    def problems(self) -> list[str]:
+        """What will fail when it is asked for."""
+        return [
+            f"model {name!r}: {found.message}"
+            for name, group in self.groups.items()
+            for found in group
+            if isinstance(found, GatewayError)
+        ]
+
+    @property
+    def samples(self) -> list[str]:
+        """A model of each group, and of each provider with a key."""
+        return [*self.groups, *(keys.SAMPLES[name] for name in keys.configured(self.environ) if name in keys.SAMPLES)]
+
+
+def models_of(settings: Settings, environ: Mapping[str, str]) -> Models:
+    """The models that the settings and the environment give."""
+
+    def place(wanted: DeploymentSettings) -> Deployment | GatewayError:
+        try:
+            return deployment_of(wanted, environ)
+        except GatewayError as exc:
+            return exc
+
+    groups: dict[str, tuple[Deployment | GatewayError, ...]] = {
+        model.name: tuple(map(place, model.deployments)) for model in settings.models
+    }
+    if not groups and not keys.configured(environ):
+        groups[ECHO] = (keys.resolve(ECHO, environ),)
+    wish = settings.server.open_models
+    return Models(
+        groups,
+        environ,
+        open=not settings.exposed if wish is None else wish,
+        allowed={key.name: frozenset(key.models) for key in settings.keys if key.models},
+    )
 
 
 def build(settings: Settings, environ: Mapping[str, str], providers: Mapping[str, Provider]) -> ASGIApp:
     """The gateway's app from its settings."""
     times = settings.timeouts
-    configured = groups(settings, environ)
-    models = Models(
-        groups=configured or offline(environ),
-        environ=environ,
-        open=is_open(settings),
-        allowed={key.name: frozenset(key.models) for key in settings.keys if key.models},
-    )
+    models = models_of(settings, environ)
     clocks = Clocks(
         connect=times.connect_s,
         first_token=times.first_token_s,
@@ -167,7 +223,7 @@ def build(settings: Settings, environ: Mapping[str, str], providers: Mapping[str
     listing = stack(guard, ModelsApp(models.visible))
     health = HealthApp({})
     metrics: ASGIApp = MetricsApp()
-    if settings.metrics_need_key:
+    if settings.exposed or settings.server.metrics == "key":
         metrics = stack(guard, metrics)
     table = Table(
         {
@@ -181,13 +237,6 @@ def build(settings: Settings, environ: Mapping[str, str], providers: Mapping[str
         }
     )
     return stack(outer_layers(settings, frozenset(models.groups)), table)
-
-
-def offline(environ: Mapping[str, str]) -> dict[str, tuple[Deployment, ...]]:
-    """The echo model, when the environment has no provider's key."""
-    if keys.configured(environ):
-        return {}
-    return {ECHO: (keys.resolve(ECHO, environ),)}
 
 
 @attrs.define(eq=False)
@@ -220,6 +269,8 @@ class Gateway:
 
     def _start(self) -> None:
         settings, environ = load(None, os.environ)
+        if found := refusal(settings):
+            raise SettingsError([found])
         telemetry.set_up_logging(sys.stdout)
         telemetry.set_up_tracing(environ)
         self.providers = default_providers(Clocks(connect=settings.timeouts.connect_s))

@@ -1,0 +1,157 @@
+"""The command line: serve, check, smoke, keys. What a command needs is imported when it runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio
+import click
+
+from llmgw import __version__
+from llmgw.apps import settings as config
+from llmgw.errors import GatewayError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from llmgw.apps import gateway
+    from llmgw.apps.settings import Settings
+
+APP = "llmgw.apps.gateway:app"
+BAD_SETTINGS = 2  # exit code, as for a bad option
+
+path_option = click.option(
+    "--config", "path", type=click.Path(path_type=Path), help="The settings; llmgw.toml by default."
+)
+
+
+def load(path: Path | None) -> tuple[Settings, Mapping[str, str]]:
+    """The settings, or an exit with everything that is wrong."""
+    try:
+        return config.load(path, os.environ)
+    except config.SettingsError as exc:
+        for error in exc.errors:
+            click.echo(f"error: {error}", err=True)
+        sys.exit(BAD_SETTINGS)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="llmgw")
+def main() -> None:
+    """One OpenAI-compatible endpoint for every large language model."""
+
+
+@main.command()
+@path_option
+@click.option("--host", help="Where to listen.")
+@click.option("--port", type=int, help="The port.")
+@click.option("--workers", type=int, help="How many processes.")
+@click.option("--reload", is_flag=True, help="Start anew when the code changes.")
+def serve(
+    path: Path | None, host: str | None, port: int | None, workers: int | None, reload: bool
+) -> None:
+    """Serve the gateway."""
+    words = {"HOST": host, "PORT": port, "WORKERS": workers}
+    for name, value in words.items():
+        if value is not None:  # for the workers too: they read the settings anew
+            os.environ[f"LLMGW_SERVER__{name}"] = str(value)
+    if path is not None:
+        os.environ["LLMGW_CONFIG"] = str(path.resolve())
+    settings, environ = load(path)
+    if found := config.refusal(settings):
+        click.echo(f"error: {found}", err=True)
+        sys.exit(BAD_SETTINGS)
+
+    import uvicorn
+
+    from llmgw.apps.gateway import models_of
+
+    server = settings.server
+    models = models_of(settings, environ)
+    click.echo(f"llmgw {__version__} on http://{server.host}:{server.port}: {models.summary}")
+    uvicorn.run(
+        APP,
+        host=server.host,
+        port=server.port,
+        workers=server.workers,
+        reload=reload,
+        access_log=False,  # AccessLog writes it
+        log_level="warning",
+        server_header=False,
+        date_header=False,
+        timeout_keep_alive=75,  # seconds; above the 60 s of common load balancers, so that they close first
+    )
+
+
+@main.command()
+@path_option
+def check(path: Path | None) -> None:
+    """Check the settings and draw the stack as it will run."""
+    from llmgw.apps import gateway
+    from llmgw.stack import describe
+
+    settings, environ = load(path)
+    models = gateway.models_of(settings, environ)
+    layers = [
+        *gateway.outer_layers(settings),
+        *gateway.inner_layers(settings),
+        *gateway.call_layers(settings),
+    ]
+    click.echo(describe(layers, "Completion"))
+    click.echo(f"\n{models.summary}")
+    problems = [found for found in [config.refusal(settings), *models.problems] if found]
+    for problem in problems:
+        click.echo(f"problem: {problem}", err=True)
+    sys.exit(1 if problems else 0)
+
+
+@main.command()
+@path_option
+@click.argument("models", nargs=-1)
+def smoke(path: Path | None, models: tuple[str, ...]) -> None:
+    """Make one real, short call for each configured model, or for MODELS."""
+    from llmgw.apps.gateway import models_of
+
+    settings, environ = load(path)
+    known = models_of(settings, environ)
+    good = True
+    for model in models or tuple(known.samples):
+        started = time.perf_counter()
+        try:
+            said = anyio.run(_ask, known, model)
+        except GatewayError as exc:
+            good, said = False, f"{type(exc).__name__}: {exc.message}"
+        took = (time.perf_counter() - started) * 1000
+        click.echo(f"{model:<40} {took:8.0f} ms  {said}")
+    sys.exit(0 if good else 1)
+
+
+async def _ask(known: gateway.Models, model: str) -> str:
+    from llmgw.providers import CompletionRequest, LLMGatewayProvider
+
+    provider = LLMGatewayProvider(resolve=known.find)
+    messages = [{"role": "user", "content": "Answer with one word: ready?"}]
+    request = CompletionRequest(model=model, messages=messages, max_tokens=16)
+    try:
+        async for chunk in provider.generate(request):
+            tokens = chunk.usage.total_tokens if chunk.usage else "?"
+            return f"ok, {tokens} tokens"
+    finally:
+        await provider.aclose()
+    return "no answer"
+
+
+@main.group()
+def keys() -> None:
+    """Client keys."""
+
+
+@keys.command(name="hash")
+def hash_key() -> None:
+    """Read a key from standard input and print its SHA-256 for [[keys]]."""
+    click.echo(sha256(click.get_text_stream("stdin").read().strip().encode()).hexdigest())

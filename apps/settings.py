@@ -1,0 +1,252 @@
+"""Settings: one TOML file, ``.env`` and the environment, checked at once; and what they mean for models.
+
+Every key is in DESIGN's contract (docs/configuration.md); units are in the names. Secrets are named by
+their environment variable, never written in the file.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import attrs
+import cattrs
+from attrs.validators import ge, gt, in_, le, matches_re, min_len, optional
+from cattrs.gen import make_dict_structure_fn
+from dotenv import dotenv_values
+
+from llmgw.exchange import Deployment
+from llmgw.middlewares.loopback import is_loopback
+from llmgw.providers import keys
+
+FILE = "llmgw.toml"
+PREFIX, SEPARATOR = "LLMGW_", "__"
+NOT_SETTINGS = frozenset({"LLMGW_CONFIG"})
+
+
+class SettingsError(ValueError):
+    """All that is wrong with the settings, a line each."""
+
+    def __init__(self, errors: list[str]) -> None:
+        super().__init__("\n".join(errors))
+        self.errors = errors
+
+
+@attrs.frozen(kw_only=True)
+class Server:
+    """Where the gateway listens."""
+
+    host: str = "127.0.0.1"
+    port: int = attrs.field(default=8000, validator=[ge(0), le(65535)])
+    workers: int = attrs.field(default=1, validator=ge(1))
+    insecure: bool = False  # listen beyond loopback without client keys
+    metrics: Literal["open", "key"] = "open"
+    open_models: bool | None = None  # serve names outside the groups; None: on loopback only
+
+
+@attrs.frozen(kw_only=True)
+class Retry:
+    """How often and when the same deployment is asked again."""
+
+    attempts: int = attrs.field(default=3, validator=ge(1))
+    backoff_s: float = attrs.field(default=0.5, validator=ge(0))
+    backoff_max_s: float = attrs.field(default=8, validator=ge(0))
+    retry_after_max_s: float = attrs.field(default=10, validator=ge(0))
+
+
+@attrs.frozen(kw_only=True)
+class Timeouts:
+    """How long is waited, each clock for itself."""
+
+    connect_s: float = attrs.field(default=5, validator=gt(0))
+    first_token_s: float = attrs.field(default=30, validator=gt(0))
+    idle_s: float = attrs.field(default=15, validator=gt(0))
+    answer_s: float = attrs.field(default=300, validator=gt(0))
+
+
+@attrs.frozen(kw_only=True)
+class Limits:
+    """Bounds on what comes in."""
+
+    max_body_bytes: int = attrs.field(default=10 << 20, validator=gt(0))
+
+
+@attrs.frozen(kw_only=True)
+class DeploymentSettings:
+    """One place that serves a group's model."""
+
+    model: str
+    api_base: str | None = None
+    api_key_env: str | None = None
+    via: str | None = attrs.field(default=None, validator=optional(in_(("openai", "litellm", "echo"))))
+    weight: float = attrs.field(default=1, validator=gt(0))
+    default_temperature: float | bool | None = None  # false: send none
+    include_usage: bool = True  # the server understands stream_options
+    options: dict[str, str | float] = attrs.field(factory=dict[str, str | float])
+
+
+@attrs.frozen(kw_only=True)
+class Model:
+    """A model group."""
+
+    name: str = attrs.field(validator=matches_re(r"[\w.:@/-]{1,200}"))
+    deployments: list[DeploymentSettings] = attrs.field(validator=min_len(1))
+
+
+@attrs.frozen(kw_only=True)
+class Key:
+    """A client's key, by its hash."""
+
+    name: str = attrs.field(validator=min_len(1))
+    sha256: str = attrs.field(validator=matches_re(r"[0-9a-f]{64}"), repr=False)
+    models: list[str] = attrs.field(factory=list[str])  # empty: all
+
+
+@attrs.frozen(kw_only=True)
+class Settings:
+    """All of them."""
+
+    server: Server = attrs.field(factory=Server)
+    retry: Retry = attrs.field(factory=Retry)
+    timeouts: Timeouts = attrs.field(factory=Timeouts)
+    limits: Limits = attrs.field(factory=Limits)
+    models: list[Model] = attrs.field(factory=list[Model])
+    keys: list[Key] = attrs.field(factory=list[Key])
+
+    @property
+    def exposed(self) -> bool:
+        """Whether the gateway can be reached from other machines."""
+        return not is_loopback(self.server.host)
+
+
+def converter() -> cattrs.Converter:
+    """Strict: unknown keys are errors, and so is a text where a number is meant."""
+    made = cattrs.Converter(forbid_extra_keys=True, detailed_validation=True)
+    for kind in (bool, int, float, str):
+        made.register_structure_hook(kind, strict(kind))
+    made.register_structure_hook(float | bool | None, lambda value, _: value)
+    made.register_structure_hook(str | float, lambda value, _: value)
+    return made
+
+
+def strict(kind: type) -> Any:
+    """A hook that takes only ``kind`` (an int is a float too)."""
+
+    def structure(value: Any, _: Any) -> Any:
+        fits = isinstance(value, kind) or (kind is float and isinstance(value, int))
+        if not fits or (isinstance(value, bool) and kind is not bool):
+            raise ValueError(f"must be {kind.__name__}, not {value!r}")
+        return kind(value)
+
+    return structure
+
+
+def overlay(data: dict[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
+    """The file's data with ``LLMGW_SERVER__PORT=8080`` and the like laid over it."""
+    for name, text in environ.items():
+        if not name.startswith(PREFIX) or SEPARATOR not in name or name in NOT_SETTINGS:
+            continue
+        *path, last = name.removeprefix(PREFIX).lower().split(SEPARATOR)
+        table = data
+        for step in path:
+            inner = table.setdefault(step, {})
+            table = inner if isinstance(inner, dict) else {}
+        table[last] = literal(text)
+    return data
+
+
+def literal(text: str) -> Any:
+    """A value of the environment as TOML would read it, else as text."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def messages_of(exc: BaseException, path: str = "") -> list[str]:
+    """Every error in cattrs' group, each with the path of its key."""
+    if isinstance(exc, ExceptionGroup):
+        found: list[str] = []
+        for inner in exc.exceptions:
+            notes = getattr(inner, "__notes__", [])
+            steps = [str(note) for note in notes if hasattr(note, "index") or hasattr(note, "name")]
+            found += messages_of(inner, path + "".join(map(step_of, notes)) if steps else path)
+        return found
+    if isinstance(exc, cattrs.ForbiddenExtraKeysError):
+        return [f"{path}.{name}: unknown key".lstrip(".") for name in sorted(exc.extra_fields)]
+    if isinstance(exc, KeyError):
+        return [f"{path}: is missing".lstrip(".")]
+    text = str(exc.args[0]) if exc.args else type(exc).__name__
+    return [f"{path}: {text}".lstrip(".")]
+
+
+def step_of(note: Any) -> str:
+    """cattrs' note as one step of a path: ``.name`` or ``[0]``."""
+    if hasattr(note, "index"):
+        return f"[{note.index}]"
+    return f".{note.name}" if hasattr(note, "name") else ""
+
+
+def load(path: Path | None, environ: Mapping[str, str]) -> tuple[Settings, Mapping[str, str]]:
+    """The settings, and the environment with ``.env`` below it. Raises SettingsError.
+
+    The file is ``path``, else LLMGW_CONFIG, else ``llmgw.toml`` in the working directory if there is one.
+    """
+    dotenv = {name: value for name, value in dotenv_values(".env").items() if value is not None}
+    environ = {**dotenv, **environ}
+    named = path or (Path(environ["LLMGW_CONFIG"]) if environ.get("LLMGW_CONFIG") else None)
+    file = named or Path(FILE)
+    data: dict[str, Any] = {}
+    if named or file.exists():
+        try:
+            data = tomllib.loads(file.read_text())
+        except OSError as exc:
+            raise SettingsError([f"{file}: {exc.strerror}"]) from exc
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+            raise SettingsError([f"{file}: {exc}"]) from exc
+    try:
+        settings = converter().structure(overlay(data, environ), Settings)
+    except cattrs.BaseValidationError as exc:
+        raise SettingsError(messages_of(exc)) from exc
+    if wrong := duplicates([model.name for model in settings.models], "models") + duplicates(
+        [key.name for key in settings.keys], "keys"
+    ):
+        raise SettingsError(wrong)
+    return settings, environ
+
+
+def duplicates(names: list[str], table: str) -> list[str]:
+    """An error for each name that is used twice."""
+    return [f"{table}: {name!r} stands twice" for name in sorted(set(names)) if names.count(name) > 1]
+
+
+def deployment_of(wanted: DeploymentSettings, environ: Mapping[str, str]) -> Deployment:
+    """One deployment of a group. Raises AuthError when its key is missing, NotFoundError."""
+    found = keys.resolve(
+        wanted.model, environ, api_base=wanted.api_base, api_key_env=wanted.api_key_env
+    )
+    given = wanted.default_temperature
+    return attrs.evolve(
+        found,
+        via=wanted.via or found.via,
+        weight=wanted.weight,
+        include_usage=wanted.include_usage,
+        default_temperature=found.default_temperature
+        if given is None or given is True
+        else None
+        if given is False
+        else given,
+        options=(*found.options, *((name, str(value)) for name, value in wanted.options.items())),
+    )
+
+
+def refusal(settings: Settings) -> str | None:
+    """Why the gateway must not start like this, None if it may."""
+    if settings.exposed and not settings.keys and not settings.server.insecure:
+        return (
+            f"server.host is {settings.server.host}: other machines could use your provider keys. "
+            "Add [[keys]], or set server.insecure = true."
+        )
+    return None

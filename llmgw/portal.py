@@ -1,0 +1,81 @@
+"""Portal: lets asyncio-only libraries (litellm, redis.asyncio) serve a trio host.
+
+On asyncio a call runs where it is. On trio it runs on one asyncio loop in a daemon thread, started at
+the first call; cancellation, exceptions and context variables travel across.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+import anyio
+from anyio.lowlevel import current_token
+
+T = TypeVar("T")
+
+_lock = threading.Lock()
+_loop: asyncio.AbstractEventLoop | None = None
+
+
+def on_asyncio() -> bool:
+    """Whether the running event loop is asyncio's."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def loop() -> asyncio.AbstractEventLoop:
+    """The portal's loop, started when it is first needed; its thread never blocks the exit."""
+    global _loop
+    with _lock:
+        if _loop is None:
+            _loop = asyncio.new_event_loop()
+            threading.Thread(target=_loop.run_forever, name="llmgw-portal", daemon=True).start()
+        return _loop
+
+
+async def call(func: Callable[..., Awaitable[T]], *args: Any) -> T:
+    """``await func(*args)`` on an asyncio loop: this one, or the portal's."""
+    if on_asyncio():
+        return await func(*args)
+    context = contextvars.copy_context()
+    there = loop()
+    done = anyio.Event()
+    token = current_token()
+    box: Future[T] = Future()
+    task: asyncio.Task[T] | None = None
+
+    def finish(ended: asyncio.Task[T]) -> None:
+        if ended.cancelled():
+            box.cancel()
+        elif (error := ended.exception()) is not None:
+            box.set_exception(error)
+        else:
+            box.set_result(ended.result())
+        anyio.from_thread.run_sync(done.set, token=token)
+
+    def start() -> None:
+        nonlocal task
+        task = there.create_task(_awaited(func, args), context=context)
+        task.add_done_callback(finish)
+
+    there.call_soon_threadsafe(start)
+    try:
+        await done.wait()
+    except anyio.get_cancelled_exc_class():
+        there.call_soon_threadsafe(lambda: task and task.cancel())
+        with anyio.CancelScope(shield=True):
+            await done.wait()
+        raise
+    return box.result()
+
+
+async def _awaited(func: Callable[..., Awaitable[T]], args: tuple[Any, ...]) -> T:
+    return await func(*args)
