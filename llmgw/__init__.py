@@ -1,4 +1,4 @@
-"""A toolkit of pure-ASGI layers for traffic to large language models, and a gateway built from it."""
+"""Pure-ASGI layers for traffic to large language models, and a gateway built from them."""
 
 from llmgw.asgi import ASGIApp, Message, Receive, Scope, Send
 from llmgw.body import Body, read_body

@@ -1,4 +1,4 @@
-"""The words of ASGI 3: the types every layer is written with, and helpers for headers and one-shot answers.
+"""The words of ASGI 3: the types of every layer, and helpers for headers and one-shot answers.
 
 Source   asgi.readthedocs.io/en/latest/specs/www.html
 """
@@ -29,7 +29,7 @@ def find_header(headers: RawHeaders, name: bytes) -> bytes | None:
 
 
 def set_headers(headers: RawHeaders, new: Iterable[Header]) -> list[Header]:
-    """A copy of ``headers`` in which each name of ``new`` (lower case) has exactly the new value."""
+    """A copy of ``headers`` where each name of ``new`` (lower case) has just the new value."""
     added = dict(new)
     return [pair for pair in headers if pair[0].lower() not in added] + list(added.items())
 

@@ -1,7 +1,7 @@
-"""Body: a request body read once, itself the ``receive`` for the app within; and the watch on the client.
+"""Body: a request body read once, itself the ``receive`` for the app within; and the client watch.
 
-What has been read travels in ``receive``: a layer that wraps ``receive`` forces a new reading, so nobody
-below it can see the old bytes; a layer that hands a Body on costs the next reader nothing.
+What has been read travels in ``receive``: a layer that wraps ``receive`` forces a new reading, so
+nobody below it can see the old bytes; a layer that hands a Body on costs the next reader nothing.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ T = TypeVar("T")
 class Body:
     """What was read of a body, and the ``receive`` that has the rest of the exchange.
 
-    ``complete``: all of it is in ``data``. ``overflow``: more than the limit came; the rest is still in
-    the source. ``left``: the client went away. Each ``replay()`` gives the bytes anew.
+    ``complete``: all of it is in ``data``. ``overflow``: more than the limit came; the rest is
+    still in the source. ``left``: the client went away. Each ``replay()`` gives the bytes anew.
     """
 
     data: bytes
@@ -69,9 +69,10 @@ class Body:
 class Watch:
     """``async with body.watch(exchange, send) as send:`` runs its block until the client leaves.
 
-    The outermost Watch of a Body runs the only watcher, those within are no-ops. It gives the ``send``
-    to use in the block, by which it knows the end of the response: a disconnect after that is none.
-    When the client left, the block is cancelled, ``exchange.left`` is True and nothing is raised.
+    The outermost Watch of a Body runs the only watcher, those within are no-ops. It gives the
+    ``send`` to use in the block, by which it knows the end of the response: a disconnect after
+    that is none. When the client left, the block is cancelled, ``exchange.left`` is True and
+    nothing is raised.
     """
 
     body: Body

@@ -1,4 +1,4 @@
-"""The errors of the gateway: each with its HTTP status, its place in the law of failure, and its wire form.
+"""The errors of the gateway: their HTTP status, place in the law of failure and wire form.
 
 Two questions are answered by every error, so that no layer needs a list of classes: may the
 ``same`` deployment be asked again, and may the ``next`` one be asked instead?
@@ -22,9 +22,9 @@ SECRET = re.compile(r"(?i)\b(?:sk|pk|gsk|xai|key|bearer)[-_ ][\w.*-]{6,}|AIza[\w
 class GatewayError(Exception):
     """Base of every error the toolkit raises on purpose.
 
-    ``message`` is meant for the client; ``param`` is the path of the field at fault (``messages[0].role``);
-    ``code`` a word for programs; ``provider`` who failed, None if it was not a provider;
-    ``retry_after`` seconds until a repeat makes sense, None if unknown.
+    ``message`` is meant for the client; ``param`` is the path of the field at fault
+    (``messages[0].role``); ``code`` a word for programs; ``provider`` who failed, None if it was
+    not a provider; ``retry_after`` seconds until a repeat makes sense, None if unknown.
     """
 
     status = 500
@@ -94,7 +94,7 @@ class InvalidRequestError(GatewayError):
 
 
 class AuthError(GatewayError):
-    """A key is missing or refused: the client's, or with ``provider`` set, ours at that provider."""
+    """A key is missing or refused: the client's, or with ``provider`` set, ours there."""
 
     status, type, code = 401, "authentication_error", "invalid_api_key"
 
@@ -128,7 +128,7 @@ class RateLimitError(GatewayError):
         return self.provider is not None
 
 
-class TimeoutError(GatewayError):  # noqa: A001 - the seed's name; write errors.TimeoutError
+class TimeoutError(GatewayError):  # the seed's name; write errors.TimeoutError
     """The upstream did not answer in time. Silence is not asked again at the same place."""
 
     status, type, code, _next = 504, "timeout_error", "timeout", True
@@ -155,7 +155,8 @@ class OverloadedError(GatewayError):
 
 INTERNAL = "The gateway failed to process the request."
 
-# A provider's HTTP status -> our class. What is not listed: 4xx is the request's fault, the rest the provider's.
+# A provider's HTTP status -> our class. Not listed: 4xx is the request's fault, the rest the
+# provider's.
 BY_STATUS: dict[int, type[GatewayError]] = {
     401: AuthError,
     403: PermissionDeniedError,
@@ -167,7 +168,7 @@ KEPT = frozenset({400, 409, 413, 422})  # statuses of a request's fault that cli
 
 
 def clean(message: object) -> str | None:
-    """An upstream's message, fit to be repeated: one line, bounded, without what looks like a key or HTML."""
+    """An upstream's message, fit to be repeated: one bounded line without keys or HTML."""
     if not isinstance(message, str) or not message.strip() or "Traceback (most" in message:
         return None
     if re.search(r"<(?:!doctype|html|body)\b", message, re.IGNORECASE):
@@ -193,8 +194,8 @@ def from_status(
 ) -> GatewayError:
     """The error that a provider's answer with ``status`` means.
 
-    Only a refused *request* (400, 404, 413, 422 ...) repeats the provider's own words: they tell the
-    client what to mend. For everything else they are a matter between the provider and us.
+    Only a refused *request* (400, 404, 413, 422 ...) repeats the provider's own words: they tell
+    the client what to mend. For everything else they are a matter between the provider and us.
     """
     fault = 400 <= status < 500
     kind = BY_STATUS.get(status, InvalidRequestError if fault else ProviderUnavailableError)
@@ -217,7 +218,7 @@ def from_status(
 
 
 def parse_retry_after(value: str | bytes | None) -> float | None:
-    """Retry-After in seconds; None when absent or not a finite number of seconds (dates are ignored)."""
+    """Retry-After in seconds; None when absent or no finite number (dates are ignored)."""
     try:
         seconds = float(value or "")
     except ValueError:

@@ -1,7 +1,7 @@
 """Exchange and Attempt: what one request, and one run of it, learn on their way through the stack.
 
-They are the only mutable things that layers share. Every field has one writer, named in its comment;
-readers take None for "not known". Below Retry one writes only one's own Attempt.
+They are the only mutable things that layers share. Every field has one writer, named in its
+comment; readers take None for "not known". Below Retry one writes only one's own Attempt.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def new_id() -> str:
 
 @attrs.frozen
 class Usage:
-    """Tokens of one answer, in OpenAI's words; ``estimated`` when the upstream did not tell them."""
+    """Tokens of one answer, in OpenAI's words; ``estimated`` when the upstream told none."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -43,8 +43,8 @@ class Usage:
 class Deployment:
     """One place that can serve a model.
 
-    ``model`` is the name there, without the provider's prefix. ``options`` are further arguments that
-    its provider understands (an Azure api_version). The key is never shown by ``repr``.
+    ``model`` is the name there, without the provider's prefix. ``options`` are further arguments
+    that its provider understands (an Azure api_version). The key is never shown by ``repr``.
     """
 
     provider: str
@@ -52,7 +52,7 @@ class Deployment:
     api_base: str | None = None
     api_key: str | None = attrs.field(default=None, repr=False)
     name: str = attrs.field(default="", kw_only=True)  # as the config spells it: "openai/gpt-4o"
-    via: str = attrs.field(default="openai", kw_only=True)  # which provider class: openai | litellm | echo
+    via: str = attrs.field(default="openai", kw_only=True)  # or litellm, echo: the provider class
     weight: float = attrs.field(default=1, kw_only=True)
     include_usage: bool = attrs.field(default=True, kw_only=True)  # understands stream_options
     default_temperature: float | None = attrs.field(default=0.7, kw_only=True)  # None: send none
@@ -91,13 +91,14 @@ class Exchange:
     attempts: int = 0  # Retry, else the completion app: runs so far
     error: GatewayError | None = None  # ErrorMap: what went wrong, as the client was told
     left: bool = False  # Body.watch: the client left before the end
-    headers: dict[bytes, bytes] = attrs.field(factory=dict[bytes, bytes])  # any layer, its own names
+    headers: dict[bytes, bytes] = attrs.field(factory=dict[bytes, bytes])  # any layer, own names
 
 
 def enter(scope: Scope, send: Send) -> tuple[Exchange, Scope, Send]:
-    """The Exchange of ``scope``, with the scope and send to hand on; where there is none, a new one.
+    """The Exchange of ``scope``, with the scope and send to hand on; else a new one.
 
-    Only the layer that makes the Exchange writes ``exchange.headers`` on the response, once, at its start.
+    Only the layer that makes the Exchange writes ``exchange.headers`` on the response, once, at
+    its start.
     """
     found: Exchange | None = scope.get(EXCHANGE)
     if found is not None:
@@ -117,5 +118,3 @@ def attempt_of(scope: Scope) -> Attempt:
     """The Attempt that Retry made for this run; used alone, a fresh one."""
     found: Attempt | None = scope.get(ATTEMPT)
     return found or Attempt()
-
-

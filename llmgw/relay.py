@@ -1,11 +1,12 @@
 """Relay: the state of one answer on its way from an upstream to the client. Pure; no I/O, no clock.
 
-    WAITING --content--> BEGUN --every choice finished--> COMPLETE --[DONE] or end--> DONE
-       |                   |                                |
-       +------- error, malformed event, end: FAILED <-------+ (only malformed or error)
+    WAITING --content--> BEGUN --all choices finished--> COMPLETE --[DONE] or end--> DONE
 
-Nothing is given out while WAITING: an upstream that fails then is a retry or a fallback. What failed
-after that is in ``error``, and whoever drives the relay sends what it was given first, then raises it.
+An error, a malformed event, or an end before COMPLETE: FAILED.
+
+Nothing is given out while WAITING: an upstream that fails then is a retry or a fallback. What
+failed after that is in ``error``, and whoever drives the relay sends what it was given first, then
+raises it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from llmgw.exchange import Attempt, Usage
 from llmgw.wire import DONE, Call, Event, read_event
 
 CHARACTERS = 4  # bytes of JSON text a token, for estimates: OpenAI's rule of thumb for English
+STATUSES = frozenset({*range(400, 600), *map(str, range(400, 600))})  # an in-band error has both
 
 
 class State(enum.Enum):
@@ -73,12 +75,14 @@ class Relay:
         return self.state in (State.DONE, State.FAILED)
 
     def feed(self, payloads: Sequence[bytes]) -> list[bytes]:
-        """The payloads of a stream that the client is to get now; ``error`` is set when it failed."""
+        """The payloads that the client is to get now; ``error`` is set when the stream failed."""
         given: list[bytes] = []
         for payload in payloads:
             if self.state in (State.DONE, State.FAILED):
                 break
             if payload == DONE:
+                if self.reasons and all(self.reasons.values()):
+                    self.state = State.COMPLETE  # also where the upstream gave fewer than ``n``
                 self.end()
                 break
             event = self._read(payload)
@@ -112,7 +116,7 @@ class Relay:
             self._fail("ended its answer before it was complete", code="upstream_truncated")
 
     def report(self, attempt: Attempt) -> None:
-        """Write what was learnt into the Attempt; usage is estimated where the upstream told none."""
+        """Write what was learnt into the Attempt; usage that nobody told is estimated."""
         attempt.response_id, attempt.model = self.id, self.model
         attempt.finish_reasons = tuple(reason for reason in self.reasons.values() if reason)
         attempt.usage = self.usage or (self._estimate() if self.begun else None)
@@ -120,10 +124,12 @@ class Relay:
     def _read(self, payload: bytes) -> Event | None:
         try:
             event = read_event(payload)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return self._fail("sent a malformed event", code="upstream_malformed")
+        except msgspec.DecodeError:
+            self._fail("sent a malformed event", code="upstream_malformed")
+            return None
         if event.error is not None:
-            return self._fail_in_band(event.error)
+            self._fail_in_band(event.error)
+            return None
         return event
 
     def _note(self, event: Event) -> None:
@@ -140,18 +146,19 @@ class Relay:
 
     def _fail(self, what: str, code: str | None = None) -> None:
         self.state = State.FAILED
-        self.error = ProviderUnavailableError(f"{self.provider} {what}.", provider=self.provider, code=code)
+        text = f"{self.provider} {what}."
+        self.error = ProviderUnavailableError(text, provider=self.provider, code=code)
 
     def _fail_in_band(self, data: bytes) -> None:
         self.state = State.FAILED
         try:
             shape = msgspec.json.decode(data, type=ErrorShape)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             shape = ErrorShape()
         found = [value for value in (shape.status, shape.code) if isinstance(value, int | str)]
-        status = next((int(value) for value in found if str(value).isdecimal()), 502)
+        status = next((int(value) for value in found if value in STATUSES), 502)
         self.error = errors.from_status(
-            status if 400 <= status < 600 else 502,
+            status,
             provider=self.provider,
             message=shape.message,
             code=shape.code,

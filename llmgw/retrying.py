@@ -22,9 +22,10 @@ RETRY_AFTER_MAX = 10.0  # seconds; chosen: longer is for the client to wait
 
 @attrs.frozen(kw_only=True)
 class RetryPolicy:
-    """``attempts`` in all; wait n, from 1, is uniform in [0, min(backoff_max, backoff * 2**(n - 1))].
+    """``attempts`` in all; wait n is uniform in [0, min(backoff_max, backoff * 2**(n - 1))].
 
-    A provider's Retry-After replaces the wait; beyond ``retry_after_max`` seconds nothing is repeated.
+    A provider's Retry-After replaces the wait; beyond ``retry_after_max`` seconds nothing is
+    repeated.
     """
 
     attempts: int = attrs.field(default=ATTEMPTS, validator=ge(1))

@@ -10,6 +10,7 @@ import re
 import attrs
 
 EVENT_LIMIT = 16 << 20  # bytes of one event; an image as base64 is about 2 MB, chosen with room
+BOM = b"\xef\xbb\xbf"  # UTF-8's byte order mark
 LINE = re.compile(rb"\r\n|\n|\r")
 
 
@@ -18,7 +19,9 @@ class EventTooLargeError(ValueError):
 
 
 def join(payloads: list[bytes]) -> bytes:
-    """The payloads as a stream of events, one ``data:`` line each. They must hold no line break."""
+    """The payloads as a stream of events: a ``data:`` line each, or one for each of its lines."""
+    if any(b"\n" in payload or b"\r" in payload for payload in payloads):
+        payloads = [LINE.sub(b"\ndata: ", payload) for payload in payloads]
     return b"data: " + b"\n\ndata: ".join(payloads) + b"\n\n" if payloads else b""
 
 
@@ -26,52 +29,73 @@ def join(payloads: list[bytes]) -> bytes:
 class Splitter:
     """Cut a byte stream, in whatever pieces it comes, into the ``data`` of its events.
 
-    Comments and empty events vanish; ``event``, ``id`` and ``retry`` lines are read over.
+    Comments and empty events vanish; ``event``, ``id`` and ``retry`` lines are read over. ``limit``
+    bounds the bytes of an event's data lines and of any other line.
     """
 
     limit: int = EVENT_LIMIT
-    rest: bytes = b""
-    data: list[bytes] = attrs.field(factory=list[bytes])
-    size: int = 0
-    begun: bool = False
+    rest: list[bytes] = attrs.field(factory=list[bytes])  # the pieces of the unfinished line
+    waiting: int = 0  # bytes in rest
+    data: list[bytes] = attrs.field(factory=list[bytes])  # of the unfinished event
+    size: int = 0  # bytes of its lines
+    begun: bool = False  # past the place of a byte order mark
+    returned: bool = False  # the last byte was a CR: an LF now belongs to it
+    overflown: bool = False
 
     def feed(self, piece: bytes) -> list[bytes]:
-        """The events that ``piece`` completes. Raises EventTooLargeError."""
-        if not self.begun:
-            held = self.rest + piece
-            if len(held) < 3 and b"\xef\xbb\xbf".startswith(held):
-                self.rest = held
-                return []
-            self.begun, self.rest = True, b""
-            piece = held.removeprefix(b"\xef\xbb\xbf")
-        buffer = self.rest + piece if self.rest else piece
-        # A lone CR at the end may be half of a CRLF: it waits for the next piece.
-        tail = buffer.endswith(b"\r")
-        if b"\r" not in buffer:
-            lines = buffer.split(b"\n")
-        else:
-            lines = LINE.split(buffer[:-1] if tail else buffer)
-        self.rest = lines.pop() + (b"\r" if tail else b"")
-        if self.size + len(self.rest) > self.limit:
+        """The events that ``piece`` completes. Raises EventTooLargeError, after those before it."""
+        if self.overflown:
             raise EventTooLargeError
-        return self._take(lines)
+        if not self.begun:
+            piece = b"".join(self.rest) + piece
+            self.rest = []
+            if len(piece) < len(BOM) and BOM.startswith(piece):
+                self.rest = [piece] if piece else []
+                return []
+            self.begun = True
+            piece = piece.removeprefix(BOM)
+        if self.returned and piece:
+            self.returned = False
+            piece = piece.removeprefix(b"\n")
+        if b"\r" in piece:
+            self.returned = piece.endswith(b"\r")
+            lines = LINE.split(piece)
+        else:
+            lines = piece.split(b"\n")
+        last = lines.pop()
+        if lines and self.rest:
+            lines[0] = b"".join([*self.rest, lines[0]])
+            self.rest, self.waiting = [], 0
+        events = self._take(lines)
+        if last:
+            self.rest.append(last)
+            self.waiting += len(last)
+        self.overflown = self.overflown or self.size + self.waiting > self.limit
+        if self.overflown and not events:
+            raise EventTooLargeError
+        return events
 
     def end(self) -> bool:
-        """Whether the stream ended at the boundary of an event; half an event is never given out."""
-        return not self.data and not self.rest.strip(b"\r")
+        """Whether the stream ended at an event's boundary; half an event is never given out."""
+        return not (self.data or self.rest or self.overflown)
 
     def _take(self, lines: list[bytes]) -> list[bytes]:
         events: list[bytes] = []
         for line in lines:
+            if not line:
+                if self.data:
+                    event = self.data[0] if len(self.data) == 1 else b"\n".join(self.data)
+                    if event:
+                        events.append(event)
+                    self.data, self.size = [], 0
+                continue
+            if self.size + len(line) > self.limit:
+                self.overflown = True
+                break
             if line.startswith(b"data:"):
-                value = line[6:] if line.startswith(b" ", 5) else line[5:]
-                self.data.append(value)
-                self.size += len(value)
-                if self.size > self.limit:
-                    raise EventTooLargeError
-            elif not line and self.data:
-                event = self.data[0] if len(self.data) == 1 else b"\n".join(self.data)
-                if event:
-                    events.append(event)
-                self.data, self.size = [], 0
+                self.data.append(line[6:] if line.startswith(b" ", 5) else line[5:])
+                self.size += len(line)
+            elif line == b"data":  # a field without a colon has the empty value
+                self.data.append(b"")
+                self.size += len(line)
         return events

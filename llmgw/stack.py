@@ -1,7 +1,7 @@
 """Composition: a list of layers, outermost first, around one app; and the check of their order.
 
-The words: *outer* and *above* is nearer to the client, *inner* and *below* nearer to the app. A module
-of a layer says where it must stand by ``PLACE``; the core knows no list of layers.
+The words: *outer* and *above* is nearer to the client, *inner* and *below* nearer to the app. A
+module of a layer says where it must stand by ``PLACE``; the core knows no list of layers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ P = ParamSpec("P")
 
 @attrs.frozen
 class Place:
-    """Where a layer must stand: names of layers (``Retry``) it must be below or above, each with the reason."""
+    """Where a layer must stand: the layers (``Retry``) it must be below or above, with reasons."""
 
     below: Mapping[str, str] = attrs.field(factory=dict[str, str])
     above: Mapping[str, str] = attrs.field(factory=dict[str, str])
@@ -40,7 +40,9 @@ class Layer:
     @property
     def name(self) -> str:
         """The class's name without "Middleware"."""
-        return getattr(self.middleware, "__name__", repr(self.middleware)).removesuffix("Middleware")
+        return getattr(self.middleware, "__name__", repr(self.middleware)).removesuffix(
+            "Middleware"
+        )
 
     @property
     def place(self) -> Place:
@@ -89,6 +91,11 @@ def describe(layers: Sequence[Layer], app: str = "app") -> str:
     lines: list[str] = []
     for depth, one in enumerate(layers):
         sides = (("below", one.place.below), ("above", one.place.above))
-        reasons = [f"{side} {name}: {why}" for side, names in sides for name, why in names.items() if name in present]
+        reasons = [
+            f"{side} {name}: {why}"
+            for side, names in sides
+            for name, why in names.items()
+            if name in present
+        ]
         lines.append(f"{'  ' * depth}{one.name}" + (f"  ({'; '.join(reasons)})" if reasons else ""))
     return "\n".join([*lines, f"{'  ' * len(layers)}{app}"])

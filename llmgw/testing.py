@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import anyio
 import attrs
 
-from llmgw.asgi import ASGIApp, Message, RawHeaders
+from llmgw.asgi import BODY, START, ASGIApp, Message, RawHeaders, Receive, Scope, Send
 from llmgw.lint import LintMiddleware
 
 
@@ -54,7 +54,8 @@ async def exchange(
 ) -> Reply:
     """Send ``chunks`` as one request to ``app`` under lint and return its reply.
 
-    The client stays until the response is complete: only then does ``receive`` tell of a disconnect.
+    The client stays until the response is complete: only then does ``receive`` tell of a
+    disconnect.
     """
     scope = {
         "type": "http",
@@ -93,3 +94,68 @@ async def exchange(
 
     await LintMiddleware(app)(scope, receive, send)
     return reply
+
+
+@attrs.frozen
+class Step:
+    """What a ScriptedApp does in one call: answer with ``chunks``, one message each.
+
+    ``error`` is raised after them; with no chunks, before anything was sent.
+    """
+
+    status: int = 200
+    chunks: Sequence[bytes] = ()
+    headers: RawHeaders = ()
+    error: Exception | None = None
+
+
+@attrs.frozen
+class Asked:
+    """One call that a ScriptedApp got."""
+
+    scope: Scope
+    body: bytes
+
+
+@attrs.define(eq=False)
+class ScriptedApp:
+    """An ASGI app that takes the next of ``script`` for each call, and keeps what it was ``asked``.
+
+    A step may be written short: a status, the bytes of a whole 200, or an exception to raise. A call
+    beyond the script fails the test.
+    """
+
+    script: Sequence[Step | int | bytes | Exception]
+    asked: list[Asked] = attrs.field(factory=list[Asked], init=False)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Read the request, then do the next step."""
+        parts: list[bytes] = []
+        message: Message = {"more_body": True}
+        while message.get("more_body", False):
+            message = await receive()
+            parts.append(message.get("body", b""))
+        self.asked.append(Asked(scope, b"".join(parts)))
+        if len(self.asked) > len(self.script):
+            raise AssertionError(f"call {len(self.asked)} of a script of {len(self.script)}")
+        step = read_step(self.script[len(self.asked) - 1])
+        if step.chunks or step.error is None:
+            await send({"type": START, "status": step.status, "headers": list(step.headers)})
+            for chunk in step.chunks:
+                await send({"type": BODY, "body": chunk, "more_body": True})
+        if step.error is not None:
+            raise step.error
+        await send({"type": BODY, "body": b""})
+
+
+def read_step(step: Step | int | bytes | Exception) -> Step:
+    """A step that was written short, in full."""
+    match step:
+        case Step():
+            return step
+        case int():
+            return Step(step)
+        case bytes():
+            return Step(chunks=[step])
+        case Exception():
+            return Step(error=step)

@@ -1,12 +1,13 @@
 """Upstream: the HTTP client behind one small face, on asyncio and on trio.
 
-No redirects are followed, nothing is decompressed, proxies come from the environment. Errors leave as
-ours. ``httpx2`` is behind it for now and nothing above knows.
+No redirects are followed, nothing is decompressed, proxies come from the environment. Errors leave
+as ours. ``httpx2`` is behind it for now and nothing above knows.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 
 import attrs
 import httpx2
@@ -45,7 +46,7 @@ class Response:
         return self._response.aiter_raw()
 
     async def read(self) -> bytes:
-        """The next piece of the body, b"" at its end. Raises ProviderUnavailableError when it breaks."""
+        """The next piece of the body, b"" at its end. Raises ProviderUnavailableError."""
         try:
             async for piece in self._pieces:
                 if piece:
@@ -55,7 +56,7 @@ class Response:
         return b""
 
     async def read_all(self, limit: int) -> bytes:
-        """The rest of the body; more than ``limit`` bytes are an error. Raises ProviderUnavailableError."""
+        """The rest of the body. Raises ProviderUnavailableError, also beyond ``limit`` bytes."""
         parts: list[bytes] = []
         size = 0
         while piece := await self.read():
@@ -68,6 +69,9 @@ class Response:
     async def aclose(self) -> None:
         """Close the connection, or keep it when the body has been read to its end."""
         await self._response.aclose()
+        # httpx2 nests generators and closes the outermost only; a read from the closed connection ends them all.
+        with suppress(Exception):
+            await anext(self._pieces)
 
 
 @attrs.define(eq=False)
@@ -80,14 +84,16 @@ class Upstream:
     async def send(
         self, method: str, url: str, *, headers: Sequence[Header], body: bytes, name: str
     ) -> Response:
-        """Send a request and wait for the status and headers. ``name`` stands for the upstream in errors.
+        """Send a request, wait for status and headers; ``name`` is the upstream's in errors.
 
         Raises ConnectTimeoutError, ProviderUnavailableError.
         """
         if self._client is None:
             limits = httpx2.Limits(max_connections=CONNECTIONS, keepalive_expiry=IDLE)
             timeout = httpx2.Timeout(None, connect=self.connect, pool=self.connect)
-            self._client = httpx2.AsyncClient(limits=limits, timeout=timeout, follow_redirects=False)
+            self._client = httpx2.AsyncClient(
+                limits=limits, timeout=timeout, follow_redirects=False
+            )
             self._client.headers.clear()
         try:
             request = self._client.build_request(method, url, headers=list(headers), content=body)

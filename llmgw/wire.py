@@ -1,14 +1,16 @@
 """OpenAI's wire: what a chat request must look like, and the few facts a layer needs of an answer.
 
-A request's top level is decoded as ``dict[str, Raw]``, so that what is not ours goes through untouched;
-the fields we know are checked once beside it. Answers are never rebuilt: an ``Event`` is one JSON text
-with facts about it. The decode-only shapes are msgspec Structs, twice as fast as attrs classes there.
+A request's top level is decoded as ``dict[str, Raw]``, so that what is not ours goes through
+untouched; the fields we know are checked once beside it. Answers are never rebuilt: an ``Event`` is
+one JSON text with facts about it. The decode-only shapes are msgspec Structs, twice as fast as
+attrs classes there.
 
-Source   platform.openai.com/docs/api-reference/chat; the defaults and bounds are the seed document's table.
+Source   platform.openai.com/docs/api-reference/chat; defaults and bounds: the seed's table.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
@@ -25,7 +27,7 @@ MODEL = re.compile(r"(?!.*://)[\w.:@/-]{1,200}", re.ASCII)  # a model name must 
 MESSAGES, CHOICES = 10_000, 128  # bounds of one request; the second is OpenAI's
 PATH = re.compile(r"(?P<text>.*?)(?: - at `\$\.?(?P<path>.*)`)?$", re.DOTALL)
 MISSING = re.compile(r"Object missing required field `(\w+)`")
-EMPTY = frozenset({b"null", b'""', b"[]", b"{}"})  # values of a delta that say nothing
+SILENT = re.compile(rb'null|""|\[\s*\]|\{\s*\}')  # values of a delta that say nothing
 NULL = b"null"
 
 DONE = b"[DONE]"
@@ -69,6 +71,7 @@ class RequestShape(Struct):
 
 _request = msgspec.json.Decoder(RequestShape)
 _fields = msgspec.json.Decoder(dict[str, Raw])
+_options = msgspec.json.Decoder(dict[str, Raw] | None)
 _parts = msgspec.json.Decoder(list[PartShape])
 
 
@@ -83,9 +86,13 @@ class Call:
     temperature: float | None = None
     max_tokens: int | None = None
     choices: int = 1
+    options: Mapping[str, Raw] = attrs.field(factory=dict[str, Raw])  # the client's stream_options
 
     def encode(self, deployment: Deployment) -> bytes:
-        """The body for a deployment: the client's, but for ``model``, ``stream_options`` and a default temperature."""
+        """The body for a deployment.
+
+        It is the client's, but for ``model``, ``stream_options`` and a default temperature.
+        """
         return msgspec.json.encode(self.fields_for(deployment))
 
     def fields_for(self, deployment: Deployment) -> dict[str, Any]:
@@ -96,8 +103,7 @@ class Call:
             if deployment.default_temperature is not None:
                 fields["temperature"] = deployment.default_temperature
         if self.stream and deployment.include_usage and not self.include_usage:
-            options = msgspec.json.decode(fields.get("stream_options", NULL)) or {}
-            fields["stream_options"] = {**options, "include_usage": True}
+            fields["stream_options"] = {**self.options, "include_usage": True}
         if not self.stream:
             fields.pop("stream_options", None)  # OpenAI refuses it without stream
         return fields
@@ -127,17 +133,20 @@ def check_message(number: int, message: MessageShape) -> None:
             _parts.decode(message.content)
         except msgspec.ValidationError as exc:
             found = invalid(exc)
-            at = f"{path}{(found.param or '')}"
-            raise InvalidRequestError(f"Invalid request at {at!r}: each part is an object with a type.", param=at) from exc
+            at = f"{path}{found.param or ''}"
+            text = f"Invalid request at {at!r}: each part is an object with a type."
+            raise InvalidRequestError(text, param=at) from exc
         return
     instead = (message.tool_calls, message.function_call, message.audio, message.refusal)
     if first in (b"", b"n") and any(bytes(other) not in (b"", NULL) for other in instead):
         return
     if first == b"":
-        raise InvalidRequestError(f"Invalid request at {path!r}: the required field is missing.", param=path)
+        text = f"Invalid request at {path!r}: the required field is missing."
+        raise InvalidRequestError(text, param=path)
     if first == b"n" and message.role in ("assistant", "function"):
         return
-    raise InvalidRequestError(f"Invalid request at {path!r}: must be a string or an array of parts.", param=path)
+    text = f"Invalid request at {path!r}: must be a string or an array of parts."
+    raise InvalidRequestError(text, param=path)
 
 
 def read_call(data: bytes) -> Call:
@@ -146,26 +155,28 @@ def read_call(data: bytes) -> Call:
         data.decode()  # once, here: msgspec does not look into the strings it skips
         shape = _request.decode(data)
         fields = _fields.decode(data)
+        options = _options.decode(fields["stream_options"]) if shape.stream_options else None
         for number, message in enumerate(shape.messages):
             check_message(number, message)
     except UnicodeDecodeError as exc:
-        raise InvalidRequestError("The request body is not valid UTF-8.", code="invalid_json") from exc
+        text = "The request body is not valid UTF-8."
+        raise InvalidRequestError(text, code="invalid_json") from exc
     except RecursionError as exc:
-        raise InvalidRequestError("The request body is nested too deeply.", code="invalid_json") from exc
+        text = "The request body is nested too deeply."
+        raise InvalidRequestError(text, code="invalid_json") from exc
     except msgspec.DecodeError as exc:
         raise invalid(exc) from exc
     if not MODEL.fullmatch(shape.model):
-        message = "Invalid request at 'model': not a model name."
-        raise InvalidRequestError(message, param="model")
-    options = shape.stream_options
+        raise InvalidRequestError("Invalid request at 'model': not a model name.", param="model")
     return Call(
         fields=fields,
         model=shape.model,
         stream=bool(shape.stream),
-        include_usage=bool(options and options.include_usage),
+        include_usage=bool(shape.stream_options and shape.stream_options.include_usage),
         temperature=shape.temperature,
         max_tokens=shape.max_tokens,
         choices=shape.n or 1,
+        options=options or {},
     )
 
 
@@ -173,9 +184,10 @@ def read_call(data: bytes) -> Call:
 class CompletionRequest:
     """A chat request of the Python API.
 
-    ``messages`` are OpenAI's dicts; ``temperature`` in [0.0, 2.0]; ``max_tokens`` None leaves it to the
-    provider; ``extra`` carries every other parameter of OpenAI's API or of a vendor's (``tools``, ``seed``).
-    Raises InvalidRequestError, with the field's path, when it is built.
+    ``messages`` are OpenAI's dicts; ``temperature`` in [0.0, 2.0]; ``max_tokens`` None leaves it
+    to the provider; ``extra`` carries every other parameter of OpenAI's API or of a vendor's
+    (``tools``, ``seed``), never one of these again. Raises InvalidRequestError, with the field's
+    path, when it is built.
     """
 
     model: str
@@ -191,13 +203,23 @@ class CompletionRequest:
         """Check by the rules of the HTTP API: they are the same."""
         known = {"model": self.model, "messages": self.messages, "temperature": self.temperature}
         rest = {"max_tokens": self.max_tokens, "stream": self.stream, "user": self.user}
-        fields = {**self.extra, **known, **{key: value for key, value in rest.items() if value}}
-        if self.max_tokens is not None:
-            fields["max_tokens"] = self.max_tokens
+        if twice := [name for name in (*known, *rest) if name in self.extra]:
+            text = f"Invalid request at 'extra.{twice[0]}': it has a field of its own."
+            raise InvalidRequestError(text, param=f"extra.{twice[0]}")
+        if isinstance(self.temperature, float) and not math.isfinite(self.temperature):
+            text = "Invalid request at 'temperature': not a finite number."
+            raise InvalidRequestError(text, param="temperature")
+        told = {
+            name: value for name, value in rest.items() if value is not None and value is not False
+        }
+        fields = {**self.extra, **known, **told}
+        if self.stream:  # who iterates in Python reads ``chunk.usage`` without asking for it first
+            fields.setdefault("stream_options", {"include_usage": True})
         try:
             data = msgspec.json.encode(fields)
-        except (TypeError, ValueError, RecursionError) as exc:
-            raise InvalidRequestError(f"The request cannot be written as JSON: {type(exc).__name__}.") from exc
+        except (TypeError, ValueError, OverflowError, RecursionError) as exc:
+            text = f"The request cannot be written as JSON: {type(exc).__name__}."
+            raise InvalidRequestError(text) from exc
         self.call = read_call(data)
 
 
@@ -238,7 +260,7 @@ class ChoiceShape(Struct):
 class AnswerShape(Struct):
     """A chunk or a whole answer."""
 
-    choices: list[ChoiceShape] | None | UnsetType = UNSET
+    choices: list[ChoiceShape] | UnsetType | None = UNSET
     id: str | None = None
     model: str | None = None
     usage: UsageShape | None = None
@@ -252,7 +274,8 @@ class Event(Struct, frozen=True):
     """One JSON text of an answer, and the facts about it.
 
     ``content``: it begins the answer (a delta member other than ``role`` that says something, or a
-    finish reason). ``choices``: index -> finish reason or None. ``error``: an in-band error's JSON.
+    finish reason; an empty finish reason is none). ``choices``: index -> finish reason or None.
+    ``error``: an in-band error's JSON.
     """
 
     data: bytes
@@ -264,19 +287,41 @@ class Event(Struct, frozen=True):
     error: bytes | None = None
 
 
+def count(value: object) -> int:
+    """A number of tokens, 0 for what is none: counters never go back."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+
+
 def read_usage(shape: UsageShape | None) -> Usage | None:
     """OpenAI's usage object as ours."""
     if shape is None:
         return None
-    prompt, completion = shape.prompt_tokens or 0, shape.completion_tokens or 0
-    cached = (shape.prompt_tokens_details or {}).get("cached_tokens") or 0
-    reasoning = (shape.completion_tokens_details or {}).get("reasoning_tokens") or 0
-    return Usage(prompt, completion, shape.total_tokens or prompt + completion, cached, reasoning)
+    prompt, completion = count(shape.prompt_tokens), count(shape.completion_tokens)
+    cached = count((shape.prompt_tokens_details or {}).get("cached_tokens"))
+    reasoning = count((shape.completion_tokens_details or {}).get("reasoning_tokens"))
+    return Usage(
+        prompt, completion, count(shape.total_tokens) or prompt + completion, cached, reasoning
+    )
+
+
+def says(raw: Raw) -> bool:
+    """Whether a delta's value is neither null nor empty."""
+    return SILENT.fullmatch(raw) is None
+
+
+def read_answer(data: bytes) -> AnswerShape:
+    """The shape of an answer. Raises msgspec.DecodeError, whatever is wrong with it."""
+    try:
+        return _answer.decode(data)
+    except UnicodeDecodeError as exc:
+        raise msgspec.DecodeError("the answer is not valid UTF-8") from exc
+    except RecursionError as exc:
+        raise msgspec.DecodeError("the answer is nested too deeply") from exc
 
 
 def read_event(data: bytes) -> Event:
-    """The facts of one chunk, or of a whole answer. Raises msgspec.DecodeError when it is neither."""
-    shape = _answer.decode(data)
+    """The facts of a chunk or a whole answer. Raises msgspec.DecodeError when it is neither."""
+    shape = read_answer(data)
     error = bytes(shape.error)
     if error not in (b"", NULL):
         return Event(data, False, {}, error=error)
@@ -287,17 +332,20 @@ def read_event(data: bytes) -> Event:
     content = False
     choices: dict[int, str | None] = {}
     for choice in shape.choices:
-        choices[choice.index] = choice.finish_reason
+        choices[choice.index] = choice.finish_reason or None
         said = choice.delta or choice.message or {}
-        content = content or choice.finish_reason is not None
-        content = content or any(key != "role" and bytes(raw) not in EMPTY for key, raw in said.items())
+        content = content or bool(choice.finish_reason)
+        content = content or any(key != "role" and says(raw) for key, raw in said.items())
     return Event(data, content, choices, shape.id, shape.model, read_usage(shape.usage))
 
 
 def read_chunk(data: bytes) -> CompletionChunk:
-    """One event of an answer as the Python API gives it."""
-    raw: dict[str, Any] = msgspec.json.decode(data)
-    shape = _answer.decode(data)
+    """One event of an answer as the Python API gives it. Raises msgspec.DecodeError."""
+    shape = read_answer(data)
+    try:
+        raw: dict[str, Any] = msgspec.json.decode(data)
+    except (UnicodeDecodeError, RecursionError) as exc:
+        raise msgspec.DecodeError("the answer cannot be decoded") from exc
     choices = raw.get("choices") or []
     first: dict[str, Any] = next((one for one in choices if not one.get("index")), {})
     said = first.get("delta") or first.get("message") or {}
@@ -306,7 +354,7 @@ def read_chunk(data: bytes) -> CompletionChunk:
         id=shape.id,
         model=shape.model,
         content=content if isinstance(content, str) else "",
-        finish_reason=first.get("finish_reason"),
+        finish_reason=first.get("finish_reason") or None,
         usage=read_usage(shape.usage),
         raw=raw,
     )

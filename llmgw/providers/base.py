@@ -1,4 +1,4 @@
-"""What a provider is: it opens one answer to one call at one deployment, and raises only our errors."""
+"""What a provider is: it opens an answer to a call at a deployment, and raises only our errors."""
 
 from __future__ import annotations
 
@@ -40,7 +40,10 @@ class Provider(Protocol):
     """The way out to a family of models."""
 
     async def open(self, call: Call, deployment: Deployment, headers: Sequence[Header]) -> Answer:
-        """Send the call with ``headers`` (traceparent) and wait for the answer's status. Raises GatewayError."""
+        """Send the call with ``headers`` (traceparent) and wait for the answer's status.
+
+        Raises GatewayError.
+        """
         ...
 
     async def aclose(self) -> None:
@@ -50,7 +53,7 @@ class Provider(Protocol):
 
 @attrs.frozen(kw_only=True)
 class Clocks:
-    """Seconds the upstream may take, each for one kind of wait; time spent in ``send`` never counts."""
+    """Seconds the upstream may take, by kind of wait; time spent in ``send`` never counts."""
 
     connect: float = attrs.field(default=5, validator=gt(0))
     first_token: float = attrs.field(default=30, validator=gt(0))  # request sent -> first content
@@ -75,14 +78,17 @@ class Run:
     answer: Answer | None = None
 
     async def begin(self, headers: Sequence[Header] = ()) -> list[bytes]:
-        """Open the answer and read until its first content: the payloads to send first. Raises GatewayError."""
+        """Open the answer and read until its first content: the payloads to send first.
+
+        Raises GatewayError.
+        """
         with anyio.move_on_after(self._before) as scope:
             self.answer = await self.provider.open(self.call, self.deployment, headers)
             while True:
                 given = self._take(await self.answer.read())
                 if given:
                     return given
-        assert scope.cancelled_caught  # noqa: S101 - the loop has no other way out
+        assert scope.cancelled_caught  # the loop has no other way out
         raise self._timeout("first token" if self.call.stream else "answer", self._before)
 
     async def more(self) -> list[bytes]:
@@ -90,7 +96,7 @@ class Run:
         while not self.ended:
             complete = self.relay.complete
             limit = self.clocks.tail if complete else self.clocks.idle
-            assert self.answer is not None  # noqa: S101 - begin() has opened it
+            assert self.answer is not None  # begin() has opened it
             payloads: list[bytes] | None = None
             with anyio.move_on_after(limit):
                 payloads = await self.answer.read()

@@ -95,6 +95,16 @@ TABLE = (
     Row("vertex_ai", ("vertex_ai",), via="litellm"),
     Row("echo", ("echo",), via="echo", bare=r"echo$"),
 )
+# A cheap model of each provider, for a smoke test
+SAMPLES = {
+    "openai": "gpt-4o-mini",
+    "anthropic": "claude-haiku-4-5-20251001",
+    "groq": "groq/llama-3.1-8b-instant",
+    "together_ai": "together_ai/meta-llama/Llama-3.2-3B-Instruct-Turbo",
+    "gemini": "gemini/gemini-2.0-flash",
+    "mistral": "mistral/mistral-small-latest",
+    "cohere": "command-r-08-2024",
+}
 PREFIXES = {prefix: row for row in TABLE for prefix in row.prefixes}
 # Models of OpenAI that refuse a temperature; platform.openai.com/docs/guides/reasoning
 NO_TEMPERATURE = re.compile(r"(?:o\d|gpt-5)")

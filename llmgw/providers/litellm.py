@@ -1,0 +1,180 @@
+"""LiteLLM: upstreams that need translation (Anthropic, Gemini, Cohere, Azure, Bedrock, Vertex ...).
+
+It normalises, and nothing else: retries, routing, caching and callbacks of its own stay off. It is imported
+at first use, in a thread: that takes seconds and 200 MB. It runs on asyncio only; on trio, through the portal.
+
+Of a client's body only ALLOWED fields become arguments: ``api_base``, ``mock_response``,
+``extra_headers`` and their like would be obeyed.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any
+
+import anyio.to_thread
+import attrs
+import msgspec
+
+from llmgw import errors, portal
+from llmgw.asgi import Header
+from llmgw.errors import GatewayError, ProviderUnavailableError
+from llmgw.exchange import Deployment
+from llmgw.wire import DONE, Call
+
+# Fields of OpenAI's API that LiteLLM translates or refuses by itself
+ALLOWED = frozenset(
+    {
+        *("messages", "temperature", "top_p", "n", "stream", "stream_options", "stop", "user"),
+        *("max_tokens", "max_completion_tokens", "presence_penalty", "frequency_penalty"),
+        *("logit_bias", "logprobs", "top_logprobs", "seed", "tools", "tool_choice"),
+        *("parallel_tool_calls", "response_format", "reasoning_effort", "modalities", "prediction"),
+        *("audio", "service_tier", "functions", "function_call", "thinking", "safety_identifier"),
+    }
+)
+PLAIN = frozenset({"messages", "stream", "stream_options"})  # the rest goes in extra_body where it may
+AS_OPENAI = frozenset({"openai", "azure"})  # they take unknown fields
+OFF: dict[str, Any] = {"num_retries": 0, "max_retries": 0, "caching": False}
+FOREIGN = {"cohere": "cohere_chat", "vllm": "hosted_vllm"}  # our name -> LiteLLM's prefix
+
+
+@functools.lru_cache(maxsize=1)
+def _import() -> Any:
+    """The library, quiet and offline."""
+    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else the import asks the network
+    import litellm
+
+    litellm.suppress_debug_info = True
+    litellm.disable_hf_tokenizer_download = True
+    litellm.telemetry = False
+    litellm.drop_params = True  # a parameter that a provider does not have is not the client's fault
+    return litellm
+
+
+async def load() -> Any:
+    """The library; the first time in a thread, so that the loop goes on."""
+    if _import.cache_info().currsize:
+        return _import()
+    return await anyio.to_thread.run_sync(_import)
+
+
+def arguments(call: Call, deployment: Deployment, headers: Sequence[Header]) -> dict[str, Any]:
+    """What ``acompletion`` is called with."""
+    fields = call.fields_for(deployment)
+    fields.pop("model")
+    decoded: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(fields))
+    found: dict[str, Any] = {key: value for key, value in decoded.items() if value is not None}
+    if deployment.provider in AS_OPENAI:
+        given = {key: value for key, value in found.items() if key in PLAIN}
+        given["extra_body"] = {key: value for key, value in found.items() if key not in PLAIN}
+    else:
+        given = {key: value for key, value in found.items() if key in ALLOWED}
+    extra = dict(deployment.headers) | {name.decode(): value.decode() for name, value in headers}
+    prefix = FOREIGN.get(deployment.provider, deployment.provider)
+    ours = {
+        "model": f"{prefix}/{deployment.model}",
+        "api_key": deployment.api_key,
+        "api_base": deployment.api_base,
+        "extra_headers": extra or None,
+        **dict(deployment.options),
+    }
+    return {**given, **OFF, **{key: value for key, value in ours.items() if value is not None}}
+
+
+def translate(exc: Exception, name: str) -> GatewayError:
+    """LiteLLM's error as ours, by its class and status; its text only where a request was refused."""
+    module = _import()
+    status = getattr(exc, "status_code", None)
+    if isinstance(exc, module.Timeout):
+        return errors.TimeoutError(f"{name} did not answer in time.", provider=name)
+    if isinstance(exc, module.APIConnectionError) or not isinstance(status, int):
+        return ProviderUnavailableError(f"{name} cannot be reached.", provider=name)
+    body = getattr(exc, "body", None)
+    facts: Mapping[str, Any] = body if isinstance(body, dict) else {}
+    facts = facts.get("error") if isinstance(facts.get("error"), dict) else facts  # type: ignore[assignment]
+    response_headers = getattr(exc, "litellm_response_headers", None) or {}
+    code = facts.get("code")
+    if isinstance(exc, module.ContextWindowExceededError):
+        code = "context_length_exceeded"
+    elif isinstance(exc, module.ContentPolicyViolationError):
+        code = "content_policy_violation"
+    return errors.from_status(
+        status,
+        provider=name,
+        message=facts.get("message"),
+        param=facts.get("param"),
+        code=code,
+        retry_after=errors.parse_retry_after(response_headers.get("retry-after")),
+    )
+
+
+def encode(part: Any) -> bytes:
+    """A chunk or an answer of LiteLLM's as JSON, without the null keys it adds."""
+    return msgspec.json.encode(part.model_dump(exclude_none=True, mode="json"))
+
+
+@attrs.define(eq=False)
+class LiteLLMAnswer:
+    """An answer, by the parts that LiteLLM gives."""
+
+    name: str
+    parts: AsyncIterator[Any] | None
+    close: Callable[[], Any] | None
+    first: list[bytes]
+    headers: Sequence[Header] = ()
+    done: bool = False
+
+    async def read(self) -> list[bytes]:
+        """See Answer."""
+        if self.first:
+            first, self.first = self.first, []
+            return first
+        if self.parts is None or self.done:
+            return []
+        try:
+            part = await portal.call(anext, self.parts)
+        except StopAsyncIteration:
+            self.done = True
+            return [DONE]
+        except Exception as exc:
+            raise translate(exc, self.name) from exc
+        return [encode(part)]
+
+    async def aclose(self) -> None:
+        """See Answer."""
+        close, self.close, self.done = self.close, None, True
+        if close is not None:
+            await portal.call(close)
+
+
+@attrs.frozen
+class LiteLLMProvider:
+    """``litellm.acompletion``, fenced in."""
+
+    async def open(
+        self, call: Call, deployment: Deployment, headers: Sequence[Header]
+    ) -> LiteLLMAnswer:
+        """See Provider."""
+        module = await load()
+        given = arguments(call, deployment, headers)
+        name = deployment.provider
+        try:
+            answer = await portal.call(functools.partial(module.acompletion, **given))
+        except Exception as exc:
+            raise translate(exc, name) from exc
+        if not call.stream:
+            return LiteLLMAnswer(name, None, None, [encode(answer)])
+        return LiteLLMAnswer(name, aiter(answer), getattr(answer, "aclose", None), [])
+
+    async def aclose(self) -> None:
+        """LiteLLM keeps its clients to itself."""
+
+
+async def count_tokens(text: str, model: str) -> int:
+    """How many tokens ``text`` is, by the tokenizer that LiteLLM has for ``model``; offline."""
+    module = await load()
+    count = functools.partial(module.token_counter, model=model, text=text)
+    found: int = await anyio.to_thread.run_sync(count)
+    return found
