@@ -121,8 +121,8 @@ class Asked:
 class ScriptedApp:
     """An ASGI app that takes the next of ``script`` for each call, and keeps what it was ``asked``.
 
-    A step may be written short: a status, the bytes of a whole 200, or an exception to raise. A call
-    beyond the script fails the test.
+    A step may be written short: a status, the bytes of a whole 200, or an exception to raise. A
+    call beyond the script fails the test.
     """
 
     script: Sequence[Step | int | bytes | Exception]
