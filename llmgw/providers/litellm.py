@@ -115,6 +115,12 @@ def encode(part: Any) -> bytes:
     return msgspec.json.encode(part.model_dump(exclude_none=True, mode="json"))
 
 
+def invented(parts: object, part: Any) -> bool:
+    """Whether LiteLLM made up a finish reason: it does so when the upstream ended without one."""
+    finished = any(choice.finish_reason for choice in part.choices)
+    return finished and getattr(parts, "received_finish_reason", "") is None
+
+
 @attrs.define(eq=False)
 class LiteLLMAnswer:
     """An answer, by the parts that LiteLLM gives."""
@@ -140,6 +146,9 @@ class LiteLLMAnswer:
             return [DONE]
         except Exception as exc:
             raise translate(exc, self.name) from exc
+        if invented(self.parts, part):
+            message = f"{self.name} ended its answer before it was complete."
+            raise ProviderUnavailableError(message, provider=self.name, code="upstream_truncated")
         return [encode(part)]
 
     async def aclose(self) -> None:
