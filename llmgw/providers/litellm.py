@@ -110,15 +110,23 @@ def translate(exc: Exception, name: str) -> GatewayError:
     )
 
 
-def encode(part: Any) -> bytes:
-    """A chunk or an answer of LiteLLM's as JSON, without the null keys it adds."""
-    return msgspec.json.encode(part.model_dump(exclude_none=True, mode="json"))
+def encode(part: Any, *, last: bool = False) -> bytes:
+    """A chunk or an answer of LiteLLM's as JSON, without the null keys it adds.
+
+    ``last``: it came after the finish reason; of such a chunk only the usage is OpenAI's form.
+    """
+    found = part.model_dump(exclude_none=True, mode="json")
+    return msgspec.json.encode({**found, "choices": []} if last else found)
+
+
+def finishes(part: Any) -> bool:
+    """Whether a chunk has a finish reason."""
+    return any(choice.finish_reason for choice in part.choices)
 
 
 def invented(parts: object, part: Any) -> bool:
     """Whether LiteLLM made up a finish reason: it does so when the upstream ended without one."""
-    finished = any(choice.finish_reason for choice in part.choices)
-    return finished and getattr(parts, "received_finish_reason", "") is None
+    return finishes(part) and getattr(parts, "received_finish_reason", "") is None
 
 
 @attrs.define(eq=False)
@@ -130,6 +138,7 @@ class LiteLLMAnswer:
     close: Callable[[], Any] | None
     first: list[bytes]
     headers: Sequence[Header] = ()
+    finished: bool = False  # a finish reason has come
     done: bool = False
 
     async def read(self) -> list[bytes]:
@@ -139,17 +148,21 @@ class LiteLLMAnswer:
             return first
         if self.parts is None or self.done:
             return []
-        try:
-            part = await portal.call(anext, self.parts)
-        except StopAsyncIteration:
-            self.done = True
-            return [DONE]
-        except Exception as exc:
-            raise translate(exc, self.name) from exc
-        if invented(self.parts, part):
-            message = f"{self.name} ended its answer before it was complete."
-            raise ProviderUnavailableError(message, provider=self.name, code="upstream_truncated")
-        return [encode(part)]
+        while True:
+            try:
+                part = await portal.call(anext, self.parts)
+            except StopAsyncIteration:
+                self.done = True
+                return [DONE]
+            except Exception as exc:
+                raise translate(exc, self.name) from exc
+            if invented(self.parts, part):
+                message = f"{self.name} ended its answer before it was complete."
+                code = "upstream_truncated"
+                raise ProviderUnavailableError(message, provider=self.name, code=code)
+            if not self.finished or getattr(part, "usage", None):
+                last, self.finished = self.finished, self.finished or finishes(part)
+                return [encode(part, last=last)]
 
     async def aclose(self) -> None:
         """See Answer."""

@@ -34,6 +34,13 @@ def upstream() -> Iterator[Recorder]:
         yield running
 
 
+@pytest.fixture(autouse=True)
+def quiet(upstream: Recorder) -> None:
+    """Nothing of the test before is still under way."""
+    upstream.wait_until(lambda: upstream.holding == 0)
+    upstream.script.clear()
+
+
 @pytest.fixture(params=SERVERS, scope="module")
 def server(request: pytest.FixtureRequest, serve: Serve, upstream: Recorder) -> Iterator[Server]:
     config = CONFIG.format(url=upstream.url)
