@@ -69,9 +69,11 @@ class Response:
     async def aclose(self) -> None:
         """Close the connection, or keep it when the body has been read to its end."""
         await self._response.aclose()
-        # httpx2 nests generators and closes the outermost only; a read from the closed connection ends them all.
-        with suppress(Exception):
-            await anext(self._pieces)
+        # httpx2 nests generators and closes the outermost only: reading on, from the closed connection,
+        # ends them all.
+        with suppress(httpx2.HTTPError, httpx2.StreamError, OSError):
+            async for _ in self._pieces:
+                pass
 
 
 @attrs.define(eq=False)

@@ -119,14 +119,14 @@ def encode(part: Any, *, last: bool = False) -> bytes:
     return msgspec.json.encode({**found, "choices": []} if last else found)
 
 
-def finishes(part: Any) -> bool:
-    """Whether a chunk has a finish reason."""
-    return any(choice.finish_reason for choice in part.choices)
+def finishes(part: Any) -> int:
+    """How many finish reasons a chunk has."""
+    return sum(bool(choice.finish_reason) for choice in part.choices)
 
 
 def invented(parts: object, part: Any) -> bool:
     """Whether LiteLLM made up a finish reason: it does so when the upstream ended without one."""
-    return finishes(part) and getattr(parts, "received_finish_reason", "") is None
+    return finishes(part) > 0 and getattr(parts, "received_finish_reason", "") is None
 
 
 @attrs.define(eq=False)
@@ -138,7 +138,7 @@ class LiteLLMAnswer:
     close: Callable[[], Any] | None
     first: list[bytes]
     headers: Sequence[Header] = ()
-    finished: bool = False  # a finish reason has come
+    open: int = 1  # choices without a finish reason yet
     done: bool = False
 
     async def read(self) -> list[bytes]:
@@ -160,8 +160,9 @@ class LiteLLMAnswer:
                 message = f"{self.name} ended its answer before it was complete."
                 code = "upstream_truncated"
                 raise ProviderUnavailableError(message, provider=self.name, code=code)
-            if not self.finished or getattr(part, "usage", None):
-                last, self.finished = self.finished, self.finished or finishes(part)
+            last = self.open <= 0
+            self.open -= finishes(part)
+            if not last or getattr(part, "usage", None):
                 return [encode(part, last=last)]
 
     async def aclose(self) -> None:
@@ -188,7 +189,7 @@ class LiteLLMProvider:
             raise translate(exc, name) from exc
         if not call.stream:
             return LiteLLMAnswer(name, None, None, [encode(answer)])
-        return LiteLLMAnswer(name, aiter(answer), getattr(answer, "aclose", None), [])
+        return LiteLLMAnswer(name, aiter(answer), getattr(answer, "aclose", None), [], open=call.choices)
 
     async def aclose(self) -> None:
         """LiteLLM keeps its clients to itself."""
