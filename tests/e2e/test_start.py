@@ -46,10 +46,11 @@ def test_echo_needs_neither_litellm_nor_the_network(backend: str, tmp_path: Path
 
 
 def test_the_start_says_what_is_served(echo_gateway: Server) -> None:
-    """One line names the address and the offline model."""
-    [line] = [line for line in echo_gateway.output.splitlines() if "echo" in line]
+    """One line, the first, names the address and the offline model."""
+    first = echo_gateway.output.splitlines()[0]
 
-    assert f":{echo_gateway.port}" in line
+    assert f":{echo_gateway.port}" in first
+    assert "`echo`" in first
 
 
 def test_health_and_metrics_answer(echo_gateway: Server) -> None:
