@@ -84,7 +84,7 @@ def serve(
         log_level="warning",
         server_header=False,
         date_header=False,
-        timeout_keep_alive=75,  # seconds; above the 60 s of common load balancers, so that they close first
+        timeout_keep_alive=75,  # seconds; above the 60 of common load balancers: they close first
     )
 
 
@@ -151,7 +151,7 @@ def keys() -> None:
     """Client keys."""
 
 
-@keys.command(name="hash")
+@keys.command("hash")
 def hash_key() -> None:
     """Read a key from standard input and print its SHA-256 for [[keys]]."""
-    click.echo(sha256(click.get_text_stream("stdin").read().strip().encode()).hexdigest())
+    click.echo(sha256(sys.stdin.read().strip().encode()).hexdigest())

@@ -1,11 +1,11 @@
 """The completion app: one attempt at one deployment. The innermost app of the stack.
 
-It begins its response only together with the first content, relays, and ends; whatever goes wrong is
-raised. Retry, Fallback and ErrorMap, above, make of it what the law says.
+It begins its response only together with the first content, relays, and ends; whatever goes wrong
+is raised. Retry, Fallback and ErrorMap, above, make of it what the law says.
 
 Reads    the request body; the Attempt's deployment, else resolves the model's name.
-Writes   its own Attempt; ``exchange.model``, ``stream``, ``answer`` and ``attempts`` when no layer above does;
-         the response header ``x-provider``.
+Writes   its own Attempt; ``exchange.model``, ``stream``, ``answer`` and ``attempts`` when no layer
+         above does; the response header ``x-provider``.
 Raises   GatewayError.
 """
 
@@ -60,7 +60,7 @@ class CompletionApp:
             await self._attempt(exchange, attempt, call, watched)
 
     async def _attempt(self, exchange: Exchange, attempt: Attempt, call: Call, send: Send) -> None:
-        assert attempt.deployment is not None  # noqa: S101 - __call__ has set it
+        assert attempt.deployment is not None
         deployment = attempt.deployment
         relay = Relay(call, deployment.provider)
         run = Run(self.providers[deployment.via], call, deployment, self.clocks, relay)
@@ -80,7 +80,10 @@ class CompletionApp:
         headers = list(run.answer.headers) if run.answer is not None else []
         if not call.stream:
             body = first[0]
-            length = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+            length = [
+                (b"content-type", b"application/json"),
+                (b"content-length", b"%d" % len(body)),
+            ]
             await send({"type": START, "status": 200, "headers": [*length, *headers]})
             await send({"type": BODY, "body": body})
             return

@@ -1,5 +1,6 @@
-"""The gateway: two lists of layers, a table of paths, and the app that ``uvicorn llmgw.apps.gateway:app`` serves.
+"""The gateway: two lists of layers, a table of paths, and the ``app`` that servers run.
 
+``uvicorn llmgw.apps.gateway:app`` serves it, as ``llmgw serve`` does.
 Importing this module builds nothing: the app is built at lifespan startup, or at the first request.
 """
 
@@ -48,11 +49,17 @@ ECHO = "echo"  # the model that is served when nothing else is configured
 def outer_layers(settings: Settings, models: frozenset[str] = frozenset()) -> list[Layer]:
     """The layers around every path, outermost first."""
     return [
-        layer(RequestIDMiddleware, headers={b"x-cache-status": b"MISS"}),  # else answers below lack the id
+        layer(
+            RequestIDMiddleware, headers={b"x-cache-status": b"MISS"}
+        ),  # else answers below lack the id
         layer(AccessLogMiddleware),  # below ErrorMap it would log no final status
         layer(TracingMiddleware),  # below Metrics its time would miss what Metrics costs
-        layer(MetricsMiddleware, models=models),  # below ErrorMap it would not count errors as the client got them
-        layer(ErrorMapMiddleware),  # above any of these, an error would pass them without a response
+        layer(
+            MetricsMiddleware, models=models
+        ),  # below ErrorMap it would not count errors as the client got them
+        layer(
+            ErrorMapMiddleware
+        ),  # above any of these, an error would pass them without a response
     ]
 
 
@@ -67,7 +74,7 @@ def inner_layers(settings: Settings) -> list[Layer]:
 
 
 def call_layers(settings: Settings) -> list[Layer]:
-    """The layers around a model call: the end of the inner list, which ``/v1/models`` does not need."""
+    """The layers around a model call: the inner list's end, not needed by ``/v1/models``."""
     retry = settings.retry
     policy = RetryPolicy(
         attempts=retry.attempts,
@@ -77,7 +84,9 @@ def call_layers(settings: Settings) -> list[Layer]:
     )
     limit = settings.limits.max_body_bytes
     return [
-        layer(InferenceMiddleware, max_body=limit),  # below Retry it would tell of each attempt as a call
+        layer(
+            InferenceMiddleware, max_body=limit
+        ),  # below Retry it would tell of each attempt as a call
         layer(RetryMiddleware, policy=policy, max_body=limit),  # last: it repeats only the app
     ]
 
@@ -100,7 +109,7 @@ class Table:
     routes: Mapping[str, Route]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one exchange by the app of its path. Raises NotFoundError, InvalidRequestError (405)."""
+        """Answer one exchange by the app of its path. Raises NotFoundError, or a 405."""
         if scope["type"] != "http":
             raise NotFoundError("This path speaks HTTP only.", code="not_found")
         path: str = scope["path"]
@@ -180,7 +189,10 @@ class Models:
     @property
     def samples(self) -> list[str]:
         """A model of each group, and of each provider with a key."""
-        return [*self.groups, *(keys.SAMPLES[name] for name in keys.configured(self.environ) if name in keys.SAMPLES)]
+        return [
+            *self.groups,
+            *(keys.SAMPLES[name] for name in keys.configured(self.environ) if name in keys.SAMPLES),
+        ]
 
 
 def models_of(settings: Settings, environ: Mapping[str, str]) -> Models:
@@ -206,7 +218,9 @@ def models_of(settings: Settings, environ: Mapping[str, str]) -> Models:
     )
 
 
-def build(settings: Settings, environ: Mapping[str, str], providers: Mapping[str, Provider]) -> ASGIApp:
+def build(
+    settings: Settings, environ: Mapping[str, str], providers: Mapping[str, Provider]
+) -> ASGIApp:
     """The gateway's app from its settings."""
     times = settings.timeouts
     models = models_of(settings, environ)
@@ -227,7 +241,9 @@ def build(settings: Settings, environ: Mapping[str, str], providers: Mapping[str
         metrics = stack(guard, metrics)
     table = Table(
         {
-            "/v1/chat/completions": Route(stack([*guard, *call_layers(settings)], completion), POST),
+            "/v1/chat/completions": Route(
+                stack([*guard, *call_layers(settings)], completion), POST
+            ),
             "/v1/models": Route(listing, GET),
             "/v1/models/*": Route(listing, GET),
             "/health": Route(health, GET),
@@ -252,7 +268,7 @@ class Gateway:
             return await self._live(receive, send)
         if self.app is None:
             self._start()
-        assert self.app is not None  # noqa: S101 - _start() has set it
+        assert self.app is not None
         await self.app(scope, receive, send)
 
     async def _live(self, receive: Receive, send: Send) -> None:

@@ -1,7 +1,7 @@
-"""Settings: one TOML file, ``.env`` and the environment, checked at once; and what they mean for models.
+"""Settings: one TOML file, ``.env`` and the environment, checked at once; what they mean.
 
-Every key is in DESIGN's contract (docs/configuration.md); units are in the names. Secrets are named by
-their environment variable, never written in the file.
+Every key is in DESIGN's contract (docs/configuration.md); units are in the names. Secrets are named
+by their environment variable, never written in the file.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import Any, Literal
 import attrs
 import cattrs
 from attrs.validators import ge, gt, in_, le, matches_re, min_len, optional
-from cattrs.gen import make_dict_structure_fn
 from dotenv import dotenv_values
 
 from llmgw.exchange import Deployment
@@ -80,7 +79,9 @@ class DeploymentSettings:
     model: str
     api_base: str | None = None
     api_key_env: str | None = None
-    via: str | None = attrs.field(default=None, validator=optional(in_(("openai", "litellm", "echo"))))
+    via: str | None = attrs.field(
+        default=None, validator=optional(in_(("openai", "litellm", "echo")))
+    )
     weight: float = attrs.field(default=1, validator=gt(0))
     default_temperature: float | bool | None = None  # false: send none
     include_usage: bool = True  # the server understands stream_options
@@ -192,7 +193,8 @@ def step_of(note: Any) -> str:
 def load(path: Path | None, environ: Mapping[str, str]) -> tuple[Settings, Mapping[str, str]]:
     """The settings, and the environment with ``.env`` below it. Raises SettingsError.
 
-    The file is ``path``, else LLMGW_CONFIG, else ``llmgw.toml`` in the working directory if there is one.
+    The file is ``path``, else LLMGW_CONFIG, else ``llmgw.toml`` in the working directory if there
+    is one.
     """
     dotenv = {name: value for name, value in dotenv_values(".env").items() if value is not None}
     environ = {**dotenv, **environ}
@@ -219,7 +221,9 @@ def load(path: Path | None, environ: Mapping[str, str]) -> tuple[Settings, Mappi
 
 def duplicates(names: list[str], table: str) -> list[str]:
     """An error for each name that is used twice."""
-    return [f"{table}: {name!r} stands twice" for name in sorted(set(names)) if names.count(name) > 1]
+    return [
+        f"{table}: {name!r} stands twice" for name in sorted(set(names)) if names.count(name) > 1
+    ]
 
 
 def deployment_of(wanted: DeploymentSettings, environ: Mapping[str, str]) -> Deployment:

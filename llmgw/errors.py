@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import re
+from typing import cast
 
 import msgspec
 
@@ -178,9 +179,10 @@ def clean(message: object) -> str | None:
 
 def lone(exc: Exception) -> Exception:
     """The one exception that task groups (of Quart-Trio, say) have wrapped; another as it is."""
-    while isinstance(exc, ExceptionGroup) and len(exc.exceptions) == 1:
-        exc = exc.exceptions[0]
-    return exc
+    if not isinstance(exc, ExceptionGroup):
+        return exc
+    group = cast("ExceptionGroup[Exception]", exc)
+    return lone(group.exceptions[0]) if len(group.exceptions) == 1 else group
 
 
 def from_status(

@@ -1,7 +1,7 @@
 """Portal: lets asyncio-only libraries (litellm, redis.asyncio) serve a trio host.
 
-On asyncio a call runs where it is. On trio it runs on one asyncio loop in a daemon thread, started at
-the first call; cancellation, exceptions and context variables travel across.
+On asyncio a call runs where it is. On trio it runs on one asyncio loop in a daemon thread, started
+at the first call; cancellation, exceptions and context variables travel across.
 """
 
 from __future__ import annotations

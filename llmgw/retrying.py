@@ -20,6 +20,11 @@ BACKOFF, BACKOFF_MAX = 0.5, 8.0  # seconds; openai-python e43b4224, src/openai/_
 RETRY_AFTER_MAX = 10.0  # seconds; chosen: longer is for the client to wait
 
 
+def full_jitter(policy: RetryPolicy) -> wait_base:
+    """tenacity's own, which knows the formula."""
+    return tenacity.wait_random_exponential(multiplier=policy.backoff, max=policy.backoff_max)
+
+
 @attrs.frozen(kw_only=True)
 class RetryPolicy:
     """``attempts`` in all; wait n is uniform in [0, min(backoff_max, backoff * 2**(n - 1))].
@@ -32,11 +37,9 @@ class RetryPolicy:
     backoff: float = attrs.field(default=BACKOFF, validator=ge(0))
     backoff_max: float = attrs.field(default=BACKOFF_MAX, validator=ge(0))
     retry_after_max: float = attrs.field(default=RETRY_AFTER_MAX, validator=ge(0))
-    _wait: wait_base = attrs.field(init=False, repr=False, eq=False)
-
-    @_wait.default
-    def _exponential(self) -> wait_base:
-        return tenacity.wait_random_exponential(multiplier=self.backoff, max=self.backoff_max)
+    _wait: wait_base = attrs.field(
+        default=attrs.Factory(full_jitter, takes_self=True), init=False, repr=False, eq=False
+    )
 
     def wait(self, attempt: int, retry_after: float | None = None) -> float | None:
         """Seconds to wait after ``attempt`` (from 1) has failed; None: do not try again."""

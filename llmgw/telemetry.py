@@ -13,7 +13,7 @@ import functools
 import logging
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, TextIO
@@ -159,7 +159,7 @@ def span(
     attributes: Mapping[str, Any] | None = None,
     *,
     tracer_provider: TracerProvider | None = None,
-) -> Iterator[Span | None]:
+) -> Generator[Span | None]:
     """The current span of its block; None, and nothing done, without a tracer provider."""
     provider = tracer_provider or find_provider()
     if provider is None:

@@ -39,11 +39,9 @@ class Response:
     headers: dict[str, str]
     name: str
     _response: httpx2.Response
-    _pieces: AsyncIterator[bytes] = attrs.field(init=False)
-
-    @_pieces.default
-    def _raw(self) -> AsyncIterator[bytes]:
-        return self._response.aiter_raw()
+    _pieces: AsyncIterator[bytes] = attrs.field(
+        default=attrs.Factory(lambda self: self._response.aiter_raw(), takes_self=True), init=False
+    )
 
     async def read(self) -> bytes:
         """The next piece of the body, b"" at its end. Raises ProviderUnavailableError."""
@@ -69,8 +67,8 @@ class Response:
     async def aclose(self) -> None:
         """Close the connection, or keep it when the body has been read to its end."""
         await self._response.aclose()
-        # httpx2 nests generators and closes the outermost only: reading on, from the closed connection,
-        # ends them all.
+        # httpx2 nests generators and closes the outermost only: reading on, from the closed
+        # connection, ends them all.
         with suppress(httpx2.HTTPError, httpx2.StreamError, OSError):
             async for _ in self._pieces:
                 pass

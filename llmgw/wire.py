@@ -346,9 +346,9 @@ def read_chunk(data: bytes) -> CompletionChunk:
         raw: dict[str, Any] = msgspec.json.decode(data)
     except (UnicodeDecodeError, RecursionError) as exc:
         raise msgspec.DecodeError("the answer cannot be decoded") from exc
-    choices = raw.get("choices") or []
-    first: dict[str, Any] = next((one for one in choices if not one.get("index")), {})
-    said = first.get("delta") or first.get("message") or {}
+    choices: list[dict[str, Any]] = raw.get("choices") or []
+    first = next((one for one in choices if not one.get("index")), dict[str, Any]())
+    said: dict[str, Any] = first.get("delta") or first.get("message") or {}
     content = said.get("content")
     return CompletionChunk(
         id=shape.id,

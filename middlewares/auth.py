@@ -22,7 +22,9 @@ from llmgw.stack import Place
 COST = "a stranger must cost no more than a hash"
 PLACE = Place(
     below={"ErrorMap": "only ErrorMap writes errors"},
-    above=dict.fromkeys(("Admission", "RateLimit", "Cache", "Hold", "Inference", "Fallback", "Retry"), COST),
+    above=dict.fromkeys(
+        ("Admission", "RateLimit", "Cache", "Hold", "Inference", "Fallback", "Retry"), COST
+    ),
 )
 KEY_LIMIT = 512  # bytes of a key that are hashed; chosen, far above any key
 
@@ -40,9 +42,9 @@ def key_of(scope: Scope) -> bytes | None:
 class AuthMiddleware:
     """Answer clients whose key is known.
 
-    ``keys``: SHA-256 of a key, in hexadecimal digits -> the key's name. ``find``, for a service with
-    accounts of its own, maps a scope to a name or None; it is asked instead of ``keys``. WebSocket scopes
-    are refused unless ``websockets``.
+    ``keys``: SHA-256 of a key, in hexadecimal digits -> the key's name. ``find``, for a service
+    with accounts of its own, maps a scope to a name or None; it is asked instead of ``keys``.
+    WebSocket scopes are refused unless ``websockets``.
     """
 
     app: ASGIApp
@@ -61,7 +63,9 @@ class AuthMiddleware:
         exchange.key = self.find(scope) if self.find else self._known(key_of(scope))
         if exchange.key is None:
             exchange.headers[b"www-authenticate"] = b"Bearer"
-            raise AuthError("The API key is missing or unknown. Send it as: Authorization: Bearer KEY.")
+            raise AuthError(
+                "The API key is missing or unknown. Send it as: Authorization: Bearer KEY."
+            )
         await self.app(scope, receive, send)
 
     def _known(self, key: bytes | None) -> str | None:

@@ -1,9 +1,9 @@
-"""ErrorMap: the only writer of errors: a JSON body before the response began, one error frame in a begun stream.
+"""ErrorMap: the only writer of errors: a JSON body, or in a begun stream one error event.
 
 Reads    the Exchange: the client's key, whether the client left.
 Writes   ``exchange.error``; the response, when the app raised instead of giving one.
-Raises   what the app raised, when the response had begun and is no event stream at an event's boundary:
-         then the server cuts the connection and nobody takes the half for the whole.
+Raises   what the app raised, when the response had begun and is no event stream at an event's
+         boundary: then the server cuts the connection and nobody takes the half for the whole.
 Place    below Metrics and AccessLog, which count what the client got; above all that raises.
 Source   the error body: OpenAI's API reference, "Error codes". ``x-should-retry``: openai-python
          e43b4224, src/openai/_base_client.py: without it the SDK multiplies our attempts by three.
@@ -16,14 +16,27 @@ import traceback
 
 import attrs
 
-from llmgw.asgi import BODY, START, ASGIApp, Header, Message, Receive, Scope, Send, find_header, respond
+from llmgw.asgi import (
+    BODY,
+    START,
+    ASGIApp,
+    Header,
+    Message,
+    Receive,
+    Scope,
+    Send,
+    find_header,
+    respond,
+)
 from llmgw.errors import INTERNAL, AuthError, GatewayError, lone
 from llmgw.exchange import Exchange, enter
 from llmgw.stack import Place
 
 ABOVE = "its errors would reach the client as a broken connection"
 PLACE = Place(
-    above={name: ABOVE for name in ("Auth", "Loopback", "Admission", "Hold", "Inference", "Fallback", "Retry")}
+    above=dict.fromkeys(
+        ("Auth", "Loopback", "Admission", "Hold", "Inference", "Fallback", "Retry"), ABOVE
+    )
 )
 REPEATED = frozenset({408, 409, 429})  # statuses that OpenAI's clients repeat, beside 500 and above
 
@@ -31,7 +44,7 @@ log = logging.getLogger("llmgw")
 
 
 def status_for(error: GatewayError, exchange: Exchange) -> int:
-    """The status for the client: a provider that refused *our* key is no fault of a client with its own."""
+    """The status for the client; that a provider refused *our* key is not its fault."""
     ours = isinstance(error, AuthError) and error.provider is not None and exchange.key is not None
     return 502 if ours else error.status
 
@@ -43,10 +56,12 @@ def headers_for(error: GatewayError, status: int) -> list[Header]:
 
 
 def told(exc: Exception) -> GatewayError:
-    """A foreign exception as an error that says nothing of it; where it came from goes to the log."""
+    """A foreign exception as an error that says nothing of it; where it arose goes to the log."""
     frames = traceback.extract_tb(exc.__traceback__)
     where = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "?"
-    log.error('{"event": "unexpected_error", "type": "%s", "where": "%s"}', type(exc).__name__, where)
+    log.error(
+        '{"event": "unexpected_error", "type": "%s", "where": "%s"}', type(exc).__name__, where
+    )
     return GatewayError(INTERNAL, code="internal_error")
 
 

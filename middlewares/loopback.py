@@ -1,14 +1,15 @@
 """Loopback: a gateway without client keys answers programs of this machine, and no web page.
 
-A page in a developer's browser can reach a server on loopback; it cannot forge the Host header, leave
-out Origin on a cross-origin POST, or send JSON without asking first. Stands where Auth would.
+A page in a developer's browser can reach a server on loopback; it cannot forge the Host header,
+leave out Origin on a cross-origin POST, or send JSON without asking first. Stands where Auth would.
 
 Reads    ``scope["server"]``; the request headers Host, Origin and Content-Type.
 Writes   nothing.
 Raises   PermissionDeniedError (403).
-Place    below ErrorMap, which writes the answer; above whatever costs more than a look at the headers.
-Source   DNS rebinding and CSRF: owasp.org, "Cross-Site Request Forgery Prevention". 127.0.0.0/8 and ::1:
-         RFC 6890.
+Place    below ErrorMap, which writes the answer; above whatever costs more than a look at the
+         headers.
+Source   DNS rebinding and CSRF: owasp.org, "Cross-Site Request Forgery Prevention". 127.0.0.0/8 and
+         ::1: RFC 6890.
 """
 
 from __future__ import annotations
@@ -53,7 +54,9 @@ def objection(scope: Scope) -> str | None:
     if host is not None and not is_loopback(host_of(host.decode("latin-1"))):
         return "Without client keys the Host header must name this machine."
     origin = find_header(headers, b"origin")
-    if origin is not None and not is_loopback(host_of(origin.decode("latin-1").partition("://")[2])):
+    if origin is not None and not is_loopback(
+        host_of(origin.decode("latin-1").partition("://")[2])
+    ):
         return "Without client keys no other origin may call the gateway."
     kind = (find_header(headers, b"content-type") or b"").partition(b";")[0].strip().lower()
     if scope["method"] == "POST" and kind != b"application/json":

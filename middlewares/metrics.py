@@ -130,11 +130,11 @@ class MetricsMiddleware:
     app: ASGIApp
     models: frozenset[str] = attrs.field(default=frozenset(), kw_only=True)
     registry: CollectorRegistry = attrs.field(default=REGISTRY, kw_only=True)
-    _found: Families = attrs.field(init=False, repr=False)
-
-    @_found.default
-    def _find(self) -> Families:
-        return families_of(self.registry)
+    _found: Families = attrs.field(
+        default=attrs.Factory(lambda self: families_of(self.registry), takes_self=True),
+        init=False,
+        repr=False,
+    )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one exchange."""

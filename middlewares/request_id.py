@@ -1,12 +1,13 @@
 """Request id: every exchange carries one id, in the Exchange, in logs and on the response.
 
 Reads    the request header ``x-request-id``, if its value is safe to repeat.
-Writes   ``exchange.request_id``; the response header ``x-request-id`` and those of ``headers``; the context
-         variable ``request_id`` for log records.
+Writes   ``exchange.request_id``; the response header ``x-request-id`` and those of ``headers``; the
+         context variable ``request_id`` for log records.
 Raises   nothing.
 Place    outermost, so that the response of any layer below carries the id.
 Source   the name: openai-python reads ``x-request-id`` as ``_request_id`` (e43b4224,
-         src/openai/_models.py). SAFE keeps line breaks and quotes out of logs; its length is chosen.
+         src/openai/_models.py). SAFE keeps line breaks and quotes out of logs; its length is
+         chosen.
 """
 
 from __future__ import annotations

@@ -1,14 +1,15 @@
 """Retry: send an exchange to the app again while its response has not begun.
 
-Reads    the request body, at most ``max_body`` bytes, which is held; a larger one is passed through and tried
-         once. What the app raises, and the status and Retry-After of what it answers.
-Writes   ``scope["llmgw.attempt"]``, a fresh Attempt for each run; ``exchange.attempts``; ``exchange.answer``,
-         the run that was accepted; of an app that knows no Attempt, its status and error.
+Reads    the request body, at most ``max_body`` bytes, which is held; a larger one is passed through
+         and tried once. What the app raises, and the status and Retry-After of what it answers.
+Writes   ``scope["llmgw.attempt"]``, a fresh Attempt for each run; ``exchange.attempts``;
+         ``exchange.answer``, the run that was accepted; of an app that knows no Attempt, its status
+         and error.
 Raises   nothing of its own. When attempts run out, the last response or error goes out unchanged.
-Place    below Fallback: a retry asks the same deployment again, a fallback the next. Below Inference and
-         Deadline: they speak of the whole call.
-Source   full jitter: retrying.py. STATUSES: openai-python e43b4224, _should_retry, narrowed from every 5xx
-         to the three that are made on the way to the model.
+Place    below Fallback: a retry asks the same deployment again, a fallback the next. Below
+         Inference and Deadline: they speak of the whole call.
+Source   full jitter: retrying.py. STATUSES: openai-python e43b4224, _should_retry, narrowed from
+         every 5xx to the three that are made on the way to the model.
 """
 
 from __future__ import annotations
@@ -52,7 +53,9 @@ class Gate:
         """Send the message or hold it."""
         if message["type"] == START:
             self.status = message["status"]
-            self.retry_after = parse_retry_after(find_header(message.get("headers", ()), b"retry-after"))
+            self.retry_after = parse_retry_after(
+                find_header(message.get("headers", ()), b"retry-after")
+            )
         if self.begun:
             return await self.send(message)
         self.held.append(message)
@@ -91,10 +94,11 @@ class RetryMiddleware:
     async def _repeat(self, exchange: Exchange, scope: Scope, body: Body, send: Send) -> None:
         deployment = attempt_of(scope).deployment
         attempts = self.policy.attempts if body.complete else 1
-        for number in range(1, attempts + 1):
-            attempt = Attempt(number, deployment)
+        number = 0
+        while True:
+            number += 1
             exchange.attempts += 1
-            gate = Gate(send, number == attempts)
+            attempt, gate = Attempt(number, deployment), Gate(send, number == attempts)
             error = await self._run({**scope, ATTEMPT: attempt}, body.replay(), gate)
             wait = None if gate.begun or exchange.left else self._wait(number, error, gate)
             if wait is None:

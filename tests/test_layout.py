@@ -22,7 +22,7 @@ LAYERS = sorted(path.stem for path in (PACKAGE / "middlewares").glob("[!_]*.py")
 MODULES = sorted(
     module.name
     for module in pkgutil.walk_packages(llmgw.__path__, "llmgw.")
-    if not module.name.endswith("__main__")
+    if not module.name.endswith("__main__")  # importing it runs the command
 )
 
 

@@ -1,6 +1,7 @@
 """The way out to a model, and the Python API.
 
-Importing this package imports no provider's library; ``LLMGatewayProvider`` loads what a call needs.
+Importing this package imports no provider's library; ``LLMGatewayProvider`` loads what a call
+needs.
 """
 
 from llmgw.errors import (
@@ -12,7 +13,7 @@ from llmgw.errors import (
     PermissionDeniedError,
     ProviderUnavailableError,
     RateLimitError,
-    TimeoutError,  # noqa: A004 - the seed's name
+    TimeoutError,
 )
 from llmgw.exchange import Deployment, Usage
 from llmgw.providers.gateway import LLMGatewayProvider

@@ -1,7 +1,8 @@
-"""Echo: an offline model that says the last message again, for the first ``curl``, for tests and benchmarks.
+"""Echo: an offline model that says the last message again, for the first ``curl`` and for tests.
 
 Deterministic. ``Deployment.options`` of an echo deployment may set ``latency_s`` (before the first
-chunk), ``chunk_s`` (between chunks) and ``chunks`` (how many; more than there are words repeats them).
+chunk), ``chunk_s`` (between chunks) and ``chunks`` (how many; more than there are words repeats
+them).
 """
 
 from __future__ import annotations
@@ -71,7 +72,9 @@ class EchoAnswer:
 class EchoProvider:
     """Answers without any upstream."""
 
-    async def open(self, call: Call, deployment: Deployment, headers: Sequence[Header]) -> EchoAnswer:
+    async def open(
+        self, call: Call, deployment: Deployment, headers: Sequence[Header]
+    ) -> EchoAnswer:
         """See Provider."""
         options = dict(deployment.options)
         words = last_words(call)
@@ -81,7 +84,9 @@ class EchoProvider:
         reason = "stop" if limit >= len(words) else "length"
         words = words[:limit]
         texts = streamed(call, words, reason) if call.stream else [whole(call, words, reason)]
-        return EchoAnswer(texts, float(options.get("latency_s", 0)), float(options.get("chunk_s", 0)))
+        return EchoAnswer(
+            texts, float(options.get("latency_s", 0)), float(options.get("chunk_s", 0))
+        )
 
     async def aclose(self) -> None:
         """Nothing is held."""
@@ -90,14 +95,25 @@ class EchoProvider:
 def usage(call: Call, words: list[str]) -> dict[str, int]:
     """A word counts as a token; the prompt is counted by its words too."""
     asked = len(bytes(call.fields["messages"]).split())
-    return {"prompt_tokens": asked, "completion_tokens": len(words), "total_tokens": asked + len(words)}
+    return {
+        "prompt_tokens": asked,
+        "completion_tokens": len(words),
+        "total_tokens": asked + len(words),
+    }
 
 
 def whole(call: Call, words: list[str], reason: str) -> bytes:
     """The answer in one piece."""
     message = {"role": "assistant", "content": "".join(words)}
-    choices = [{"index": n, "message": message, "finish_reason": reason} for n in range(call.choices)]
-    head = {"id": "chatcmpl-echo", "object": "chat.completion", "created": CREATED, "model": call.model}
+    choices = [
+        {"index": n, "message": message, "finish_reason": reason} for n in range(call.choices)
+    ]
+    head = {
+        "id": "chatcmpl-echo",
+        "object": "chat.completion",
+        "created": CREATED,
+        "model": call.model,
+    }
     return msgspec.json.encode({**head, "choices": choices, "usage": usage(call, words)})
 
 

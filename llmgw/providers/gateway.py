@@ -1,4 +1,4 @@
-"""LLMGatewayProvider: the Python API. The same relay, clocks, retries and errors as the gateway, without HTTP."""
+"""LLMGatewayProvider: the Python API: the gateway's relay, clocks, retries, errors; no HTTP."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from llmgw.wire import CompletionChunk, CompletionRequest, read_chunk
 
 
 def default_providers(clocks: Clocks | None = None) -> dict[str, Provider]:
-    """The three ways out, by ``Deployment.via``. Nothing is opened or imported before it is used."""
+    """The three ways out, by ``Deployment.via``. Nothing is opened or imported before its use."""
     connect = (clocks or Clocks()).connect
     return {
         "openai": OpenAIProvider(Upstream(connect)),
@@ -42,26 +42,28 @@ def resolve_from_environment(model: str) -> Deployment:
 class LLMGatewayProvider:
     """Every provider behind one call.
 
-    ``deployments`` names models of your own; any other name goes by its provider's prefix and the keys in
-    the environment. Transient errors are retried by ``retry`` until the first chunk has been given.
+    ``deployments`` names models of your own; any other name goes by its provider's prefix and the
+    keys in the environment. Transient errors are retried by ``retry`` until the first chunk has
+    been given.
     """
 
     deployments: Mapping[str, Deployment] = attrs.field(factory=dict[str, Deployment], kw_only=True)
-    resolve: Callable[[str], Deployment] = attrs.field(default=resolve_from_environment, kw_only=True)
+    resolve: Callable[[str], Deployment] = attrs.field(
+        default=resolve_from_environment, kw_only=True
+    )
     retry: RetryPolicy = attrs.field(factory=RetryPolicy, kw_only=True)
     clocks: Clocks = attrs.field(factory=Clocks, kw_only=True)
-    providers: Mapping[str, Provider] = attrs.field(kw_only=True)
-
-    @providers.default
-    def _default_providers(self) -> Mapping[str, Provider]:
-        return default_providers(self.clocks)
+    providers: Mapping[str, Provider] = attrs.field(
+        default=attrs.Factory(lambda self: default_providers(self.clocks), takes_self=True),
+        kw_only=True,
+    )
 
     async def generate(self, request: CompletionRequest) -> AsyncGenerator[CompletionChunk, None]:
-        """The chunks of the answer; without ``stream`` one chunk, with the whole content and the usage.
+        """The chunks of the answer; without ``stream`` one, with the whole content and the usage.
 
         Raises AuthError, RateLimitError, TimeoutError, InvalidRequestError, NotFoundError or
-        ProviderUnavailableError. Leaving the iterator early closes the upstream's connection when it is
-        closed (``contextlib.aclosing``).
+        ProviderUnavailableError. Leaving the iterator early closes the upstream's connection when
+        it is closed (``contextlib.aclosing``).
         """
         call = request.call
         inference = telemetry.Inference(call)
@@ -89,7 +91,7 @@ class LLMGatewayProvider:
             inference.finish(attempt, error)
 
     async def count_tokens(self, *, text: str, model: str) -> int:
-        """How many tokens ``text`` is for ``model``; an estimate where its tokenizer is not public."""
+        """How many tokens ``text`` is for ``model``; estimated if its tokenizer is not public."""
         return await count_tokens(text, model)
 
     async def aclose(self) -> None:
@@ -98,23 +100,23 @@ class LLMGatewayProvider:
             await provider.aclose()
 
     async def _begin(self, request: CompletionRequest, attempt: Attempt) -> tuple[Run, list[bytes]]:
-        assert attempt.deployment is not None  # noqa: S101 - generate() has set it
+        assert attempt.deployment is not None
         deployment = attempt.deployment
         while True:
             relay = Relay(request.call, deployment.provider)
             provider = self.providers[deployment.via]
             run = Run(provider, request.call, deployment, self.clocks, relay)
-            begun = False
             try:
                 given = await run.begin(telemetry.inject())
-                begun = True
-                return run, given
             except GatewayError as exc:
+                await run.aclose()
                 wait = self.retry.wait_after(attempt.number, exc)
                 if wait is None:
                     raise
-            finally:
-                if not begun:
-                    await run.aclose()
+            except BaseException:
+                await run.aclose()
+                raise
+            else:
+                return run, given
             attempt.number += 1
             await anyio.sleep(wait)

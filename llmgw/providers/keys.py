@@ -1,9 +1,10 @@
 """Keys: from a model's name and the environment to the place that serves it.
 
-Our own table comes first: litellm's detection fails for bare names of its own documentation. A prefix
-(``groq/...``) names the provider; a bare name is known by its beginning.
+Our own table comes first: litellm's detection fails for bare names of its own documentation. A
+prefix (``groq/...``) names the provider; a bare name is known by its beginning.
 
-Source   the seed document's table "Supported providers"; each provider's API reference for the address.
+Source   the seed document's table "Supported providers"; each provider's API reference for the
+         address.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from llmgw.wire import MODEL, TEMPERATURE
 class Row:
     """One provider: how its models are called, where it is, and what its variables are called.
 
-    ``base`` None: the library behind ``via`` knows the address. ``keys``: the first variable that is set
-    counts; none listed: no key is needed.
+    ``base`` None: the library behind ``via`` knows the address. ``keys``: the first variable that
+    is set counts; none listed: no key is needed.
     """
 
     name: str  # OTel gen_ai.provider.name, and the value of X-Provider
@@ -120,7 +121,9 @@ def row_of(model: str) -> tuple[Row, str]:
         for row in TABLE:
             if row.bare and not slash and re.match(row.bare, model):
                 return row, model
-    raise NotFoundError("The model is not known: name its provider, as in groq/NAME.", param="model")
+    raise NotFoundError(
+        "The model is not known: name its provider, as in groq/NAME.", param="model"
+    )
 
 
 def detect(model: str) -> str:
@@ -142,7 +145,8 @@ def resolve(
 ) -> Deployment:
     """Where a model is. ``api_base`` and ``api_key_env`` are a config's own words and win.
 
-    Raises NotFoundError for an unknown name, AuthError with the variable's name when its key is missing.
+    Raises NotFoundError for an unknown name, AuthError with the variable's name when its key is
+    missing.
     """
     row, name = row_of(model)
     names = (api_key_env,) if api_key_env else row.keys

@@ -1,7 +1,8 @@
 """LiteLLM: upstreams that need translation (Anthropic, Gemini, Cohere, Azure, Bedrock, Vertex ...).
 
-It normalises, and nothing else: retries, routing, caching and callbacks of its own stay off. It is imported
-at first use, in a thread: that takes seconds and 200 MB. It runs on asyncio only; on trio, through the portal.
+It normalises, and nothing else: retries, routing, caching and callbacks of its own stay off. It is
+imported at first use, in a thread: that takes seconds and 200 MB. It runs on asyncio only; on trio,
+through the portal.
 
 Of a client's body only ALLOWED fields become arguments: ``api_base``, ``mock_response``,
 ``extra_headers`` and their like would be obeyed.
@@ -10,9 +11,10 @@ Of a client's body only ALLOWED fields become arguments: ``api_base``, ``mock_re
 from __future__ import annotations
 
 import functools
+import importlib
 import os
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, cast
 
 import anyio.to_thread
 import attrs
@@ -34,7 +36,8 @@ ALLOWED = frozenset(
         *("audio", "service_tier", "functions", "function_call", "thinking", "safety_identifier"),
     }
 )
-PLAIN = frozenset({"messages", "stream", "stream_options"})  # the rest goes in extra_body where it may
+# What AS_OPENAI take as arguments; the rest goes to them in extra_body
+PLAIN = frozenset({"messages", "stream", "stream_options"})
 AS_OPENAI = frozenset({"openai", "azure"})  # they take unknown fields
 OFF: dict[str, Any] = {"num_retries": 0, "max_retries": 0, "caching": False}
 FOREIGN = {"cohere": "cohere_chat", "vllm": "hosted_vllm"}  # our name -> LiteLLM's prefix
@@ -43,14 +46,17 @@ FOREIGN = {"cohere": "cohere_chat", "vllm": "hosted_vllm"}  # our name -> LiteLL
 @functools.lru_cache(maxsize=1)
 def _import() -> Any:
     """The library, quiet and offline."""
-    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else the import asks the network
-    import litellm
+    # Else the import asks the network
+    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+    module: Any = importlib.import_module(
+        "litellm"
+    )  # untyped for us: its types take minutes to check
 
-    litellm.suppress_debug_info = True
-    litellm.disable_hf_tokenizer_download = True
-    litellm.telemetry = False
-    litellm.drop_params = True  # a parameter that a provider does not have is not the client's fault
-    return litellm
+    module.suppress_debug_info = True
+    module.disable_hf_tokenizer_download = True
+    module.telemetry = False
+    module.drop_params = True  # a parameter that a provider lacks is not the client's fault
+    return module
 
 
 async def load() -> Any:
@@ -83,18 +89,22 @@ def arguments(call: Call, deployment: Deployment, headers: Sequence[Header]) -> 
     return {**given, **OFF, **{key: value for key, value in ours.items() if value is not None}}
 
 
+def object_of(value: Any) -> dict[str, Any]:
+    """A JSON object as it is, anything else as an empty one."""
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+
+
 def translate(exc: Exception, name: str) -> GatewayError:
-    """LiteLLM's error as ours, by its class and status; its text only where a request was refused."""
+    """LiteLLM's error as ours, by class and status; its text only if a request was refused."""
     module = _import()
     status = getattr(exc, "status_code", None)
     if isinstance(exc, module.Timeout):
         return errors.TimeoutError(f"{name} did not answer in time.", provider=name)
     if isinstance(exc, module.APIConnectionError) or not isinstance(status, int):
         return ProviderUnavailableError(f"{name} cannot be reached.", provider=name)
-    body = getattr(exc, "body", None)
-    facts: Mapping[str, Any] = body if isinstance(body, dict) else {}
-    facts = facts.get("error") if isinstance(facts.get("error"), dict) else facts  # type: ignore[assignment]
-    response_headers = getattr(exc, "litellm_response_headers", None) or {}
+    facts = object_of(getattr(exc, "body", None))
+    facts = object_of(facts.get("error")) or facts
+    response_headers: Any = getattr(exc, "litellm_response_headers", None) or {}
     code = facts.get("code")
     if isinstance(exc, module.ContextWindowExceededError):
         code = "context_length_exceeded"
@@ -189,7 +199,9 @@ class LiteLLMProvider:
             raise translate(exc, name) from exc
         if not call.stream:
             return LiteLLMAnswer(name, None, None, [encode(answer)])
-        return LiteLLMAnswer(name, aiter(answer), getattr(answer, "aclose", None), [], open=call.choices)
+        return LiteLLMAnswer(
+            name, aiter(answer), getattr(answer, "aclose", None), [], open=call.choices
+        )
 
     async def aclose(self) -> None:
         """LiteLLM keeps its clients to itself."""

@@ -1,7 +1,7 @@
 """Pass-through: upstreams that speak OpenAI's API get the client's own bytes and give back theirs.
 
-Only ``model``, ``stream_options`` and a default temperature are changed on the way out; the answer's
-JSON texts are not touched at all.
+Only ``model``, ``stream_options`` and a default temperature are changed on the way out; the
+answer's JSON texts are not touched at all.
 """
 
 from __future__ import annotations
@@ -46,7 +46,11 @@ def read_error(status: int, headers: dict[str, str], body: bytes, provider: str)
         found = msgspec.json.decode(body, type=ErrorBody)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         found = ErrorBody()
-    facts = found.error if isinstance(found.error, ErrorFacts) else ErrorFacts(message=found.error or found.message)
+    facts = (
+        found.error
+        if isinstance(found.error, ErrorFacts)
+        else ErrorFacts(message=found.error or found.message)
+    )
     # llama.cpp and Mistral send an int as code and the word as type.
     code = facts.code if isinstance(facts.code, str) else None
     if code is None and facts.type == "exceed_context_size_error":
@@ -85,7 +89,8 @@ class StreamAnswer:
                 events = self.splitter.feed(piece)
             except sse.EventTooLargeError as exc:
                 raise ProviderUnavailableError(
-                    f"{self.response.name} sent an event that is too large.", provider=self.response.name
+                    f"{self.response.name} sent an event that is too large.",
+                    provider=self.response.name,
                 ) from exc
             if events:
                 return events
@@ -153,7 +158,9 @@ class OpenAIProvider:
             return WholeAnswer(response, repeated(response.headers))
         if not response.headers.get("content-type", "").startswith("text/event-stream"):
             message = f"{response.name} did not answer with an event stream."
-            raise ProviderUnavailableError(message, provider=response.name, code="upstream_malformed")
+            raise ProviderUnavailableError(
+                message, provider=response.name, code="upstream_malformed"
+            )
         return StreamAnswer(response, repeated(response.headers))
 
     def _headers(self, call: Call, deployment: Deployment) -> list[Header]:
@@ -165,4 +172,7 @@ class OpenAIProvider:
         ]
         if deployment.api_key:
             pairs.append((b"authorization", b"Bearer " + deployment.api_key.encode()))
-        return [*pairs, *((name.lower().encode(), value.encode()) for name, value in deployment.headers)]
+        return [
+            *pairs,
+            *((name.lower().encode(), value.encode()) for name, value in deployment.headers),
+        ]

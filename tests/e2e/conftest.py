@@ -28,7 +28,11 @@ deployments = [{{ model = "openai/random", api_base = "{llama}/v1", api_key_env 
 
 [[models]]
 name = "llama-litellm"
-deployments = [{{ model = "openai/random", api_base = "{llama}/v1", api_key_env = "UPSTREAM_KEY", via = "litellm" }}]
+[[models.deployments]]
+model = "openai/random"
+api_base = "{llama}/v1"
+api_key_env = "UPSTREAM_KEY"
+via = "litellm"
 
 [[models]]
 name = "llama-anthropic"

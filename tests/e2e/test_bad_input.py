@@ -1,4 +1,4 @@
-"""Every bad input gets its 4xx in OpenAI's form, with the field's path; nothing is a 500, nothing hangs."""
+"""Every bad input gets its 4xx in OpenAI's form, with the field's path; no 500, no hang."""
 
 from __future__ import annotations
 
@@ -32,12 +32,16 @@ def post(
     return response.status, json.loads(text or b"null"), response
 
 
-BAD = {
+BAD: dict[str, tuple[str | bytes, int, str | None]] = {
     "empty": ("", 400, None),
     "no-json": ("nope", 400, None),
     "array": ("[]", 400, None),
     "null": ("null", 400, None),
-    "bad-utf8": (b'{"model": "echo", "messages": [{"role": "user", "content": "\xff"}]}', 400, None),
+    "bad-utf8": (
+        b'{"model": "echo", "messages": [{"role": "user", "content": "\xff"}]}',
+        400,
+        None,
+    ),
     "nan": ('{"model": "echo", "temperature": NaN, ' + HI + "}", 400, None),
     "nested": ("[" * 500_000, 400, None),
     "nested-field": ('{"model": "echo", "x": ' + "[" * 500_000, 400, None),

@@ -1,4 +1,4 @@
-"""No key, prompt or upstream body in any log, span, metric or error: secrets are planted everywhere."""
+"""No key, prompt or upstream body in any log, span, metric or error; secrets are everywhere."""
 
 from __future__ import annotations
 
@@ -24,7 +24,11 @@ name = "direct"
 deployments = [{{ model = "openai/m", api_base = "{url}/v1", api_key_env = "UPSTREAM_KEY" }}]
 [[models]]
 name = "litellm"
-deployments = [{{ model = "openai/m", api_base = "{url}/v1", api_key_env = "UPSTREAM_KEY", via = "litellm" }}]
+[[models.deployments]]
+model = "openai/m"
+api_base = "{url}/v1"
+api_key_env = "UPSTREAM_KEY"
+via = "litellm"
 [[keys]]
 name = "team-a"
 sha256 = "{key}"
@@ -37,7 +41,9 @@ FAULTS: dict[str, Reply] = {
     "429": Reply(status=429, body={"error": {"message": WORDS}}, headers={"retry-after": "60"}),
     "html": Reply(headers={"content-type": "text/html"}, body=f"<html>{WORDS}</html>"),
     "malformed-event": stream([f"data: {{{WORDS}\n\n".encode()]),
-    "error-event": stream([json.dumps({"error": {"message": WORDS}}).join(("data: ", "\n\n")).encode()]),
+    "error-event": stream(
+        [json.dumps({"error": {"message": WORDS}}).join(("data: ", "\n\n")).encode()]
+    ),
 }
 
 

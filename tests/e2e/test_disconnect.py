@@ -19,7 +19,11 @@ deployments = [{{ model = "openai/m", api_base = "{url}/v1", api_key_env = "UPST
 
 [[models]]
 name = "litellm"
-deployments = [{{ model = "openai/m", api_base = "{url}/v1", api_key_env = "UPSTREAM_KEY", via = "litellm" }}]
+[[models.deployments]]
+model = "openai/m"
+api_base = "{url}/v1"
+api_key_env = "UPSTREAM_KEY"
+via = "litellm"
 """
 SERVERS = {
     "asyncio": ("-m", "uvicorn", "--loop", "asyncio", "--port", "{port}", "llmgw.apps.gateway:app"),
@@ -58,7 +62,9 @@ def test_leaving_before_the_answer_closes_the_upstream(
     closed = upstream.closed
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
     body = {"model": model, "stream": streamed, "messages": [{"role": "user", "content": "hi"}]}
-    connection.request("POST", "/v1/chat/completions", json.dumps(body), {"content-type": "application/json"})
+    connection.request(
+        "POST", "/v1/chat/completions", json.dumps(body), {"content-type": "application/json"}
+    )
     upstream.wait_until(lambda: upstream.holding > 0)
 
     connection.close()
@@ -75,7 +81,9 @@ def test_leaving_mid_stream_closes_the_upstream(
     closed = upstream.closed
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
     body = {"model": model, "stream": True, "messages": [{"role": "user", "content": "hi"}]}
-    connection.request("POST", "/v1/chat/completions", json.dumps(body), {"content-type": "application/json"})
+    connection.request(
+        "POST", "/v1/chat/completions", json.dumps(body), {"content-type": "application/json"}
+    )
     response = connection.getresponse()
     assert response.readline().startswith(b"data: ")
     upstream.wait_until(lambda: upstream.holding > 0)

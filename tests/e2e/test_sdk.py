@@ -143,7 +143,10 @@ def test_models_are_listed(server: Server) -> None:
 
 def test_the_clients_own_error_classes_come_out(server: Server) -> None:
     """401, 404 and 400 are the classes that users catch, with code and request id."""
-    with client_of(server, "sk-wrong") as client, pytest.raises(openai.AuthenticationError) as wrong:
+    with (
+        client_of(server, "sk-wrong") as client,
+        pytest.raises(openai.AuthenticationError) as wrong,
+    ):
         client.chat.completions.create(model="llama", messages=ASK)
     with client_of(server) as client:
         with pytest.raises(openai.NotFoundError) as unknown:

@@ -70,9 +70,7 @@ def run(*words: str, cwd: Path, config: str = "") -> subprocess.CompletedProcess
     if config:
         (cwd / "llmgw.toml").write_text(config)
     command = [sys.executable, "-m", "llmgw", *words]
-    return subprocess.run(
-        command, cwd=cwd, capture_output=True, text=True, check=False, timeout=60
-    )
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, timeout=60)
 
 
 def test_beyond_loopback_without_keys_is_refused(tmp_path: Path) -> None:
@@ -97,7 +95,9 @@ def test_check_draws_the_stack(tmp_path: Path) -> None:
     done = run("check", cwd=tmp_path)
 
     assert done.returncode == 0, done.stderr
-    assert done.stdout.index("RequestID") < done.stdout.index("ErrorMap") < done.stdout.index("Retry")
+    assert (
+        done.stdout.index("RequestID") < done.stdout.index("ErrorMap") < done.stdout.index("Retry")
+    )
 
 
 def test_smoke_without_keys_asks_echo(tmp_path: Path) -> None:

@@ -78,6 +78,7 @@ async def test_call_leaves_a_span_and_two_lines(
 
     [span] = spans.get_finished_spans()
     found = dict(span.attributes or {})
+    assert span.context is not None
     assert reply.body == b"m"
     assert model.body == REQUEST
     assert f"{span.context.span_id:016x}".encode() in model.headers[b"traceparent"]

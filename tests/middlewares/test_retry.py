@@ -179,7 +179,7 @@ async def test_cancellation_leaves_a_running_attempt() -> None:
 
 @pytest.mark.parametrize("wait", [b"9", None])
 async def test_client_that_leaves_ends_the_wait_and_the_run(wait: bytes | None) -> None:
-    """While a retry waits, and while the app is silent, somebody looks whether the client is there."""
+    """While a retry waits, and while the app is silent, a leaving client is noticed."""
     left, calls = anyio.Event(), 0
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:

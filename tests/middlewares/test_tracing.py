@@ -49,6 +49,7 @@ async def test_one_server_span_an_exchange(
 
     [span] = spans.get_finished_spans()
     assert (span.name, span.kind) == ("POST /v1/chat/completions", SpanKind.SERVER)
+    assert span.context is not None
     assert f"{span.context.trace_id:032x}".encode() in PARENT
     assert f"{span.context.span_id:016x}".encode() in reply.body
     found = dict(span.attributes or {})

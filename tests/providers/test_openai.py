@@ -80,7 +80,8 @@ async def test_a_whole_answer_comes_back_byte_for_byte(
     recorder: Recorder, provider: OpenAIProvider
 ) -> None:
     """Unknown fields and even the spacing of the answer are kept."""
-    body = b'{ "choices": [ {"index": 0, "message": {"content": "x"}, "finish_reason": "stop"} ], "new": 1 }'
+    choice = b'{"index": 0, "message": {"content": "x"}, "finish_reason": "stop"}'
+    body = b'{ "choices": [ ' + choice + b' ], "new": 1 }'
     recorder.script.append(Reply(headers={"content-type": "application/json"}, body=body))
 
     assert await ask(provider, call_of(), deployment_of(recorder)) == [body]
@@ -176,9 +177,7 @@ async def test_html_with_status_200_is_garbage(
     assert caught.value.code == "upstream_malformed"
 
 
-async def test_a_cut_stream_is_not_a_success(
-    recorder: Recorder, provider: OpenAIProvider
-) -> None:
+async def test_a_cut_stream_is_not_a_success(recorder: Recorder, provider: OpenAIProvider) -> None:
     """An end without a finish reason is an error of the provider."""
     recorder.script.append(stream(chat_chunks()[:2]))
 
@@ -233,9 +232,7 @@ async def test_silence_ends_by_its_clock(
     await recorder.until(lambda: recorder.closed == 1)
 
 
-async def test_a_stall_ends_by_the_idle_clock(
-    recorder: Recorder, provider: OpenAIProvider
-) -> None:
+async def test_a_stall_ends_by_the_idle_clock(recorder: Recorder, provider: OpenAIProvider) -> None:
     """A stream that falls silent midway is a timeout, and its connection is closed."""
     recorder.script.append(stream(chat_chunks(), hold=2))
 
@@ -252,9 +249,7 @@ async def test_a_finished_stream_need_not_say_done(
     chunks = [chunk for chunk in chat_chunks() if DONE not in chunk]
     recorder.script.append(stream([*chunks, b": held\n\n"], hold=len(chunks)))
 
-    payloads = await ask(
-        provider, call_of(stream=True), deployment_of(recorder), Clocks(tail=0.05)
-    )
+    payloads = await ask(provider, call_of(stream=True), deployment_of(recorder), Clocks(tail=0.05))
 
     assert json.loads(payloads[-1])["choices"][0]["finish_reason"] == "stop"
 
