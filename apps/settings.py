@@ -236,7 +236,7 @@ def deployment_of(wanted: DeploymentSettings, environ: Mapping[str, str]) -> Dep
         found,
         via=wanted.via or found.via,
         weight=wanted.weight,
-        include_usage=wanted.include_usage,
+        include_usage=found.include_usage and wanted.include_usage,
         default_temperature=found.default_temperature
         if given is None or given is True
         else None

@@ -26,7 +26,9 @@ class Body:
     """What was read of a body, and the ``receive`` that has the rest of the exchange.
 
     ``complete``: all of it is in ``data``. ``overflow``: more than the limit came; the rest is
-    still in the source. ``left``: the client went away. Each ``replay()`` gives the bytes anew.
+    still in the source. ``left``: the client went away. Each ``replay()`` gives the bytes anew, to
+    a run of the app whose response has its own ``end()``: after it, as after any, comes a
+    disconnect.
     """
 
     data: bytes
@@ -36,6 +38,8 @@ class Body:
     left: bool = False
     watched: bool = False
     given: bool = False
+    over: bool = False
+    _news: anyio.Event | None = None  # made by who waits for left or over
     _decoded: dict[object, object] = attrs.field(factory=dict[object, object])
 
     async def __call__(self) -> Message:
@@ -43,15 +47,29 @@ class Body:
         if not self.given:
             self.given = True
             return {"type": "http.request", "body": self.data, "more_body": not self.complete}
-        if self.left:  # hypercorn tells of a disconnect only once
+        while self.watched and not (self.left or self.over):  # the watcher alone reads the source
+            self._news = self._news or anyio.Event()
+            await self._news.wait()
+        if self.left or self.over:  # hypercorn tells of a disconnect only once
             return {"type": "http.disconnect"}
         message = await self.source()
         self.left = message["type"] == "http.disconnect"
         return message
 
+    def end(self) -> None:
+        """The response of this run is complete: an app that listens on hears of a disconnect."""
+        self.over = True
+        self.tell()
+
+    def tell(self) -> None:
+        """Wake who waits for ``left`` or ``over``."""
+        if self._news is not None:
+            self._news.set()
+            self._news = None
+
     def replay(self) -> Body:
         """The same body for a further attempt: its bytes are given again."""
-        self.given = False
+        self.given = self.over = False
         return self
 
     def decode(self, decoder: Callable[[bytes], T]) -> T:
@@ -113,6 +131,7 @@ class Watch:
         if not self.ended:
             self.exchange.left = True
             tasks.cancel_scope.cancel()
+        self.body.tell()
 
     async def _send_and_note(self, message: Message) -> None:
         self.ended = self.ended or ends(message)
@@ -120,6 +139,7 @@ class Watch:
             await self.send(message)
         except OSError:  # a server's way to say that the client left
             self.exchange.left = self.body.left = True
+            self.body.tell()
             if self.tasks is not None:
                 self.tasks.cancel_scope.cancel()
 

@@ -41,11 +41,19 @@ def loop() -> asyncio.AbstractEventLoop:
         return _loop
 
 
+def told_asyncio() -> None:
+    """Say in this context that the loop is asyncio: anyio.run() has said "trio" in the caller's."""
+    import sniffio  # trio depends on it
+
+    sniffio.current_async_library_cvar.set("asyncio")
+
+
 async def call(func: Callable[..., Awaitable[T]], *args: Any) -> T:
     """``await func(*args)`` on an asyncio loop: this one, or the portal's."""
     if on_asyncio():
         return await func(*args)
     context = contextvars.copy_context()
+    context.run(told_asyncio)
     there = loop()
     done = anyio.Event()
     token = current_token()

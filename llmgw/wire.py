@@ -104,7 +104,7 @@ class Call:
                 fields["temperature"] = deployment.default_temperature
         if self.stream and deployment.include_usage and not self.include_usage:
             fields["stream_options"] = {**self.options, "include_usage": True}
-        if not self.stream:
+        if not self.stream or not deployment.include_usage:
             fields.pop("stream_options", None)  # OpenAI refuses it without stream
         return fields
 
@@ -184,10 +184,10 @@ def read_call(data: bytes) -> Call:
 class CompletionRequest:
     """A chat request of the Python API.
 
-    ``messages`` are OpenAI's dicts; ``temperature`` in [0.0, 2.0]; ``max_tokens`` None leaves it
-    to the provider; ``extra`` carries every other parameter of OpenAI's API or of a vendor's
-    (``tools``, ``seed``), never one of these again. Raises InvalidRequestError, with the field's
-    path, when it is built.
+    ``messages`` are OpenAI's dicts; ``temperature`` in [0.0, 2.0], where the default is not sent to
+    models that refuse one; ``max_tokens`` None leaves it to the provider; ``extra`` carries every
+    other parameter of OpenAI's API or of a vendor's (``tools``, ``seed``), never one of these
+    again. Raises InvalidRequestError, with the field's path, when it is built.
     """
 
     model: str
@@ -201,7 +201,9 @@ class CompletionRequest:
 
     def __attrs_post_init__(self) -> None:
         """Check by the rules of the HTTP API: they are the same."""
-        known = {"model": self.model, "messages": self.messages, "temperature": self.temperature}
+        # The default is left to the deployment: o1 takes no temperature
+        temperature = None if self.temperature == TEMPERATURE else self.temperature
+        known = {"model": self.model, "messages": self.messages, "temperature": temperature}
         rest = {"max_tokens": self.max_tokens, "stream": self.stream, "user": self.user}
         if twice := [name for name in (*known, *rest) if name in self.extra]:
             text = f"Invalid request at 'extra.{twice[0]}': it has a field of its own."

@@ -17,7 +17,7 @@ from __future__ import annotations
 import anyio
 import attrs
 
-from llmgw.asgi import START, ASGIApp, Message, Receive, Scope, Send, find_header
+from llmgw.asgi import START, ASGIApp, Message, Receive, Scope, Send, ends, find_header
 from llmgw.body import Body, read_body
 from llmgw.errors import GatewayError, lone, parse_retry_after
 from llmgw.exchange import ATTEMPT, Attempt, Exchange, attempt_of, enter
@@ -42,6 +42,7 @@ class Gate:
     """A ``send`` that lets a response through, or holds it as one to be rejected."""
 
     send: Send
+    body: Body
     last: bool  # no further attempt: nothing is held
     held: list[Message] = attrs.field(factory=list[Message])
     size: int = 0
@@ -57,11 +58,14 @@ class Gate:
                 find_header(message.get("headers", ()), b"retry-after")
             )
         if self.begun:
-            return await self.send(message)
-        self.held.append(message)
-        self.size += len(message.get("body", b""))
-        if self.last or self.status not in STATUSES or self.size > HELD:
-            await self.release()
+            await self.send(message)
+        else:
+            self.held.append(message)
+            self.size += len(message.get("body", b""))
+            if self.last or self.status not in STATUSES or self.size > HELD:
+                await self.release()
+        if ends(message):
+            self.body.end()  # an app that listens until the client leaves would never return
 
     async def release(self) -> None:
         """Let the response begin."""
@@ -98,7 +102,7 @@ class RetryMiddleware:
         while True:
             number += 1
             exchange.attempts += 1
-            attempt, gate = Attempt(number, deployment), Gate(send, number == attempts)
+            attempt, gate = Attempt(number, deployment), Gate(send, body, number == attempts)
             error = await self._run({**scope, ATTEMPT: attempt}, body.replay(), gate)
             wait = None if gate.begun or exchange.left else self._wait(number, error, gate)
             if wait is None:

@@ -17,7 +17,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from quart import Quart, Request, Response, abort, request
 from quart.asgi import ASGIHTTPConnection
 
-from llmgw.asgi import ASGIApp, Receive, Scope, Send
+from llmgw.asgi import Scope
 from llmgw.errors import InvalidRequestError, ProviderUnavailableError
 from llmgw.exchange import attempt_of
 from llmgw.middlewares.error_map import ErrorMapMiddleware
@@ -29,15 +29,15 @@ from llmgw.stack import layer, stack
 
 
 class CancellableConnection(ASGIHTTPConnection):
-    """Quart's connection, whose tasks end with it; asyncio.wait() leaves them running."""
+    """Quart's connection, whose tasks end with it: Quart before 0.23 leaves them running."""
 
     reader: asyncio.Task[Any] | None = None
     writer: asyncio.Task[Any] | None = None
 
-    async def handle_messages(self, request: Request, receive: Any) -> None:
+    async def handle_messages(self, *args: Any) -> None:
         """Note the task that reads."""
         self.reader = asyncio.current_task()
-        await super().handle_messages(request, receive)
+        await super().handle_messages(*args)
 
     async def handle_request(self, request: Request, send: Any) -> None:
         """Note the task that answers."""
@@ -67,23 +67,6 @@ app.config["PROPAGATE_EXCEPTIONS"] = True
 
 registry = CollectorRegistry()
 tell, told = anyio.create_memory_object_stream[str](10)
-
-
-def ungrouped(inner: ASGIApp) -> ASGIApp:
-    """Let a lone exception out of the group in which Quart-Trio's nursery wraps it."""
-
-    async def call(scope: Scope, receive: Receive, send: Send) -> None:
-        alone: BaseException | None = None
-        try:
-            await inner(scope, receive, send)
-        except BaseExceptionGroup as group:
-            alone = group
-            while isinstance(alone, BaseExceptionGroup) and len(alone.exceptions) == 1:
-                alone = alone.exceptions[0]
-        if alone is not None:
-            raise alone
-
-    return call
 
 
 @app.post("/shaky")
@@ -141,5 +124,5 @@ app.asgi_app = stack(  # type: ignore[method-assign, assignment]  # Quart's own 
         layer(ErrorMapMiddleware),  # the only writer of GatewayErrors
         layer(RetryMiddleware, policy=RetryPolicy(attempts=3, backoff=0.05), max_body=1 << 20),
     ],
-    ungrouped(app.asgi_app),  # type: ignore[arg-type]  # hypercorn's types are narrower than ASGI's
+    app.asgi_app,  # type: ignore[arg-type]  # hypercorn's types are narrower than ASGI's
 )

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from urllib.parse import urlsplit
 
 import attrs
 
@@ -34,6 +35,8 @@ class Row:
     bases: tuple[str, ...] = ()  # variables that give another address
     via: str = "openai"
     bare: str | None = None  # a pattern of names without a prefix
+    own: bool = False  # there is no address but the user's
+    stream_options: bool = True  # it takes them, and so tells the usage of a stream
 
 
 TABLE = (
@@ -59,6 +62,7 @@ TABLE = (
         ("AZURE_OPENAI_API_KEY", "AZURE_API_KEY"),
         bases=("AZURE_OPENAI_ENDPOINT", "AZURE_API_BASE"),
         via="litellm",
+        own=True,
     ),
     Row("groq", ("groq",), ("GROQ_API_KEY",), "https://api.groq.com/openai/v1"),
     Row(
@@ -79,7 +83,8 @@ TABLE = (
         "cohere",
         ("cohere", "cohere_chat"),
         ("COHERE_API_KEY", "CO_API_KEY"),
-        via="litellm",
+        "https://api.cohere.ai/compatibility/v1",  # ADR 0006: not by LiteLLM
+        stream_options=False,
         bare=r"command-",
     ),
     Row(
@@ -91,7 +96,7 @@ TABLE = (
     Row("deepseek", ("deepseek",), ("DEEPSEEK_API_KEY",), "https://api.deepseek.com/v1"),
     Row("openrouter", ("openrouter",), ("OPENROUTER_API_KEY",), "https://openrouter.ai/api/v1"),
     Row("xai", ("xai",), ("XAI_API_KEY",), "https://api.x.ai/v1"),
-    Row("vllm", ("hosted_vllm", "vllm"), bases=("HOSTED_VLLM_API_BASE", "VLLM_API_BASE")),
+    Row("vllm", ("hosted_vllm", "vllm"), bases=("HOSTED_VLLM_API_BASE", "VLLM_API_BASE"), own=True),
     Row("bedrock", ("bedrock",), via="litellm"),
     Row("vertex_ai", ("vertex_ai",), via="litellm"),
     Row("echo", ("echo",), via="echo", bare=r"echo$"),
@@ -109,6 +114,7 @@ SAMPLES = {
 PREFIXES = {prefix: row for row in TABLE for prefix in row.prefixes}
 # Models of OpenAI that refuse a temperature; platform.openai.com/docs/guides/reasoning
 NO_TEMPERATURE = re.compile(r"(?:o\d|gpt-5)")
+OLLAMA_PORT = 11434
 AZURE_VERSION = "2024-10-21"  # the last stable api-version with a date
 
 
@@ -136,6 +142,22 @@ def first_set(names: tuple[str, ...], environ: Mapping[str, str]) -> str | None:
     return next((environ[name] for name in names if environ.get(name)), None)
 
 
+def ollama_base(value: str) -> str:
+    """What OLLAMA_HOST or OLLAMA_API_BASE means: ``gpu``, ``gpu:11434`` or an address.
+
+    Source   docs.ollama.com/faq; there, as the server reads it, 0.0.0.0 is every address.
+    """
+    try:
+        url = urlsplit(value if "://" in value else f"http://{value}")
+        port = url.port
+    except ValueError as exc:
+        raise AuthError("No address for ollama: OLLAMA_HOST is none.", provider="ollama") from exc
+    host = "127.0.0.1" if url.hostname in (None, "0.0.0.0", "::") else url.hostname
+    port = port or (443 if url.scheme == "https" else 80 if "://" in value else OLLAMA_PORT)
+    name = f"[{host}]" if ":" in host else host
+    return f"{url.scheme}://{name}:{port}{url.path.rstrip('/') or '/v1'}"
+
+
 def resolve(
     model: str,
     environ: Mapping[str, str],
@@ -155,9 +177,10 @@ def resolve(
     if key is None and names and not own_server:
         raise AuthError(f"No key for {row.name}: {names[0]} is not set.", provider=row.name)
     base = api_base or first_set(row.bases, environ) or row.base
-    if row.name == "azure" and base is None:
-        message = "No address for azure: AZURE_OPENAI_ENDPOINT is not set."
-        raise AuthError(message, provider=row.name)
+    if row.name == "ollama" and base and not api_base:
+        base = ollama_base(base)
+    if row.own and base is None:
+        raise AuthError(f"No address for {row.name}: {row.bases[0]} is not set.", provider=row.name)
     version = environ.get("AZURE_OPENAI_API_VERSION") or AZURE_VERSION
     return Deployment(
         row.name,
@@ -166,6 +189,7 @@ def resolve(
         key,
         name=model,
         via=row.via,
+        include_usage=row.stream_options,
         default_temperature=None if NO_TEMPERATURE.match(name.rpartition("/")[2]) else TEMPERATURE,
         options=(("api_version", version),) if row.name == "azure" else (),
     )

@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import importlib
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 import anyio.to_thread
@@ -39,8 +39,14 @@ ALLOWED = frozenset(
 # What AS_OPENAI take as arguments; the rest goes to them in extra_body
 PLAIN = frozenset({"messages", "stream", "stream_options"})
 AS_OPENAI = frozenset({"openai", "azure"})  # they take unknown fields
-OFF: dict[str, Any] = {"num_retries": 0, "max_retries": 0, "caching": False}
-FOREIGN = {"cohere": "cohere_chat", "vllm": "hosted_vllm"}  # our name -> LiteLLM's prefix
+# Off: its retries, its cache, and its MCP client, which a tool would call up (and may not be there)
+OFF: dict[str, Any] = {
+    "num_retries": 0,
+    "max_retries": 0,
+    "caching": False,
+    "_skip_mcp_handler": True,
+}
+FOREIGN = {"vllm": "hosted_vllm"}  # our name -> LiteLLM's prefix
 
 
 @functools.lru_cache(maxsize=1)
@@ -120,13 +126,17 @@ def translate(exc: Exception, name: str) -> GatewayError:
     )
 
 
+RECEIVED = ("received_finish_reason", "intermittent_finish_reason")  # None: the upstream gave none
+
+
 def encode(part: Any, *, last: bool = False) -> bytes:
-    """A chunk or an answer of LiteLLM's as JSON, without the null keys it adds.
+    """A chunk or an answer of LiteLLM's as JSON, without the null keys it adds but OpenAI's own.
 
     ``last``: it came after the finish reason; of such a chunk only the usage is OpenAI's form.
     """
     found = part.model_dump(exclude_none=True, mode="json")
-    return msgspec.json.encode({**found, "choices": []} if last else found)
+    choices = [] if last else [{"finish_reason": None, **choice} for choice in found["choices"]]
+    return msgspec.json.encode({**found, "choices": choices})
 
 
 def finishes(part: Any) -> int:
@@ -134,39 +144,51 @@ def finishes(part: Any) -> int:
     return sum(bool(choice.finish_reason) for choice in part.choices)
 
 
-def invented(parts: object, part: Any) -> bool:
+def invented(stream: Any, part: Any) -> bool:
     """Whether LiteLLM made up a finish reason: it does so when the upstream ended without one."""
-    return finishes(part) > 0 and getattr(parts, "received_finish_reason", "") is None
+    given = (getattr(stream, name, "") for name in RECEIVED)
+    return finishes(part) > 0 and all(reason is None for reason in given)
+
+
+async def close(stream: Any) -> None:
+    """Close a stream of LiteLLM's and the connection below it.
+
+    Its ``aclose`` leaves Anthropic's connection open (BerriAI/litellm#38082): the iterator there
+    holds only ``Response.aiter_lines()``, whose frame is the one place where the response is.
+    """
+    lines = getattr(getattr(stream, "completion_stream", None), "streaming_response", None)
+    frame = getattr(lines, "ag_frame", None)
+    response: Any = frame.f_locals.get("self") if frame is not None else None
+    for one in (stream, response):
+        if hasattr(one, "aclose"):
+            await one.aclose()
 
 
 @attrs.define(eq=False)
 class LiteLLMAnswer:
-    """An answer, by the parts that LiteLLM gives."""
+    """An answer: whole, or by the parts that LiteLLM's stream gives."""
 
     name: str
-    parts: AsyncIterator[Any] | None
-    close: Callable[[], Any] | None
-    first: list[bytes]
-    headers: Sequence[Header] = ()
+    whole: list[bytes]
+    stream: Any = None
     open: int = 1  # choices without a finish reason yet
+    headers: Sequence[Header] = ()
     done: bool = False
 
     async def read(self) -> list[bytes]:
         """See Answer."""
-        if self.first:
-            first, self.first = self.first, []
-            return first
-        if self.parts is None or self.done:
-            return []
+        if self.stream is None or self.done:
+            whole, self.whole = self.whole, []
+            return whole
         while True:
             try:
-                part = await portal.call(anext, self.parts)
+                part = await portal.call(anext, self.stream)
             except StopAsyncIteration:
                 self.done = True
                 return [DONE]
             except Exception as exc:
                 raise translate(exc, self.name) from exc
-            if invented(self.parts, part):
+            if invented(self.stream, part):
                 message = f"{self.name} ended its answer before it was complete."
                 code = "upstream_truncated"
                 raise ProviderUnavailableError(message, provider=self.name, code=code)
@@ -177,9 +199,9 @@ class LiteLLMAnswer:
 
     async def aclose(self) -> None:
         """See Answer."""
-        close, self.close, self.done = self.close, None, True
-        if close is not None:
-            await portal.call(close)
+        self.done = True
+        if self.stream is not None:
+            await portal.call(close, self.stream)
 
 
 @attrs.frozen
@@ -198,10 +220,8 @@ class LiteLLMProvider:
         except Exception as exc:
             raise translate(exc, name) from exc
         if not call.stream:
-            return LiteLLMAnswer(name, None, None, [encode(answer)])
-        return LiteLLMAnswer(
-            name, aiter(answer), getattr(answer, "aclose", None), [], open=call.choices
-        )
+            return LiteLLMAnswer(name, [encode(answer)])
+        return LiteLLMAnswer(name, [], answer, call.choices)
 
     async def aclose(self) -> None:
         """LiteLLM keeps its clients to itself."""

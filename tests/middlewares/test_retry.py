@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from llmgw import errors, layer, stack
@@ -175,6 +176,30 @@ async def test_cancellation_leaves_a_running_attempt() -> None:
 
     assert cancelled.cancelled_caught
     assert len(calls) == 1
+
+
+async def test_app_that_listens_until_the_client_leaves_is_repeated_too() -> None:
+    """As Quart does: after a run's response its ``receive`` tells of a disconnect."""
+    heard: list[str] = []
+
+    async def listen(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        status = 503 if scope[ATTEMPT].number == 1 else 200
+
+        async def respond() -> None:
+            await anyio.lowlevel.checkpoint()
+            await send({"type": "http.response.start", "status": status, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(respond)
+            heard.append((await receive())["type"])
+
+    with anyio.fail_after(5):
+        reply = await exchange(retrying(listen))
+
+    assert reply.status == 200
+    assert heard == ["http.disconnect"] * 2
 
 
 @pytest.mark.parametrize("wait", [b"9", None])

@@ -68,14 +68,6 @@ def stream(chunks: Sequence[bytes], **options: Any) -> Reply:
     return Reply(headers={"content-type": "text/event-stream"}, chunks=chunks, **options)
 
 
-def lines_of_json(lines: Sequence[dict[str, Any]]) -> Reply:
-    """A reply that streams one object a line."""
-    return Reply(
-        headers={"content-type": "application/stream+json"},
-        chunks=[json.dumps(line).encode() + b"\n" for line in lines],
-    )
-
-
 def chat_chunks(model: str = "recorded", *, include_usage: bool = False) -> list[bytes]:
     """OpenAI's stream: three chunks of text, the finish, perhaps the usage, and the end."""
 
@@ -199,80 +191,9 @@ def gemini(request: Request) -> Reply:
     return Reply(body=answer(TEXT, last=True))
 
 
-def cohere_v2(request: Request) -> Reply:
-    """Cohere's chat, second version: events, or lines of JSON to who asks for JSON (LiteLLM)."""
-    tokens = {"input_tokens": INPUT_TOKENS, "output_tokens": OUTPUT_TOKENS}
-    usage = {"billed_units": tokens, "tokens": tokens}
-    if not request.json().get("stream"):
-        message = {"role": "assistant", "content": [{"type": "text", "text": TEXT}]}
-        return Reply(
-            body={
-                "id": "recorded",
-                "finish_reason": "COMPLETE",
-                "message": message,
-                "usage": usage,
-            }
-        )
-    begun: dict[str, Any] = {"role": "assistant", "content": []}
-    events: list[dict[str, Any]] = [
-        {"type": "message-start", "id": "recorded", "delta": {"message": begun}},
-        {
-            "type": "content-start",
-            "index": 0,
-            "delta": {"message": {"content": {"type": "text", "text": ""}}},
-        },
-        *(
-            {
-                "type": "content-delta",
-                "index": 0,
-                "delta": {"message": {"content": {"text": piece}}},
-            }
-            for piece in PIECES
-        ),
-        {"type": "content-end", "index": 0},
-        {"type": "message-end", "delta": {"finish_reason": "COMPLETE", "usage": usage}},
-    ]
-    if request.headers.get("accept") == "application/json":
-        return lines_of_json(events)
-    return stream([event(data, data["type"]) for data in events])
-
-
-def cohere_v1(request: Request) -> Reply:
-    """Cohere's chat, first version, whose stream is lines of JSON."""
-    tokens = {"input_tokens": INPUT_TOKENS, "output_tokens": OUTPUT_TOKENS}
-    whole: dict[str, Any] = {
-        "response_id": "recorded",
-        "generation_id": "recorded",
-        "text": TEXT,
-        "finish_reason": "COMPLETE",
-        "chat_history": [],
-        "meta": {"billed_units": tokens, "tokens": tokens},
-    }
-    if not request.json().get("stream"):
-        return Reply(body=whole)
-    lines: list[dict[str, Any]] = [
-        {"event_type": "stream-start", "is_finished": False, "generation_id": "recorded"},
-        *(
-            {"event_type": "text-generation", "is_finished": False, "text": piece}
-            for piece in PIECES
-        ),
-        {
-            "event_type": "stream-end",
-            "is_finished": True,
-            "finish_reason": "COMPLETE",
-            "response": whole,
-        },
-    ]
-    return lines_of_json(lines)
-
-
 def default(request: Request) -> Reply:
     """The answer of the API whose path was called, and OpenAI's 404 elsewhere."""
     path = request.path
-    if path.endswith("/v2/chat"):
-        return cohere_v2(request)
-    if path.endswith("/v1/chat"):
-        return cohere_v1(request)
     if path.endswith("/messages"):
         return anthropic_messages(request)
     if path.endswith((":generateContent", ":streamGenerateContent")):
