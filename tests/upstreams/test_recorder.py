@@ -56,8 +56,6 @@ def test_stream_is_answered(client: Client, include_usage: bool) -> None:
         "/v1/messages",
         "/v1beta/models/gemini-2.0-flash:generateContent",
         "/v1beta/models/gemini-2.0-flash:streamGenerateContent",
-        "/v1/chat",
-        "/v2/chat",
         "/v1/embeddings",
     ],
 )
