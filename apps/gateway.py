@@ -110,8 +110,9 @@ class Table:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one exchange by the app of its path. Raises NotFoundError, or a 405."""
-        if scope["type"] != "http":
-            raise NotFoundError("This path speaks HTTP only.", code="not_found")
+        if scope["type"] == "websocket":
+            await receive()
+            return await send({"type": "websocket.close", "code": 1008, "reason": "not served"})
         path: str = scope["path"]
         template = path if path in self.routes else f"{path.rpartition('/')[0]}/*"
         while template not in self.routes and template.count("/") > 1:
@@ -186,6 +187,13 @@ class Models:
             if isinstance(found, GatewayError)
         ]
 
+    async def ready(self) -> str | None:
+        """For readiness: why no model can be served, None if one can."""
+        found = [place for group in self.groups.values() for place in group]
+        served = any(isinstance(place, Deployment) for place in found)
+        by_prefix = self.open and keys.configured(self.environ)
+        return None if served or by_prefix else "no model can be served"
+
     @property
     def samples(self) -> list[str]:
         """A model of each group, and of each provider with a key."""
@@ -235,7 +243,7 @@ def build(
     )
     guard = inner_layers(settings)
     listing = stack(guard, ModelsApp(models.visible))
-    health = HealthApp({})
+    health = HealthApp({"models": models.ready})
     metrics: ASGIApp = MetricsApp()
     if settings.exposed or settings.server.metrics == "key":
         metrics = stack(guard, metrics)

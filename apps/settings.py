@@ -6,10 +6,11 @@ by their environment variable, never written in the file.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import attrs
 import cattrs
@@ -22,6 +23,7 @@ from llmgw.providers import keys
 
 FILE = "llmgw.toml"
 PREFIX, SEPARATOR = "LLMGW_", "__"
+VALIDATED = re.compile(r"(?:Length of )?'(?P<name>\w+)' ")  # how attrs' validators begin
 NOT_SETTINGS = frozenset({"LLMGW_CONFIG"})
 
 
@@ -96,12 +98,19 @@ class Model:
     deployments: list[DeploymentSettings] = attrs.field(validator=min_len(1))
 
 
+def hexadecimal(_: object, attribute: attrs.Attribute[str], value: str) -> None:
+    """Validate without repeating the value: it may be a key that stands in the wrong place."""
+    if not re.fullmatch(r"[0-9a-f]{64}", value):
+        text = f"'{attribute.name}' must be 64 hexadecimal digits, as `llmgw keys hash` prints them"
+        raise ValueError(text)
+
+
 @attrs.frozen(kw_only=True)
 class Key:
     """A client's key, by its hash."""
 
     name: str = attrs.field(validator=min_len(1))
-    sha256: str = attrs.field(validator=matches_re(r"[0-9a-f]{64}"), repr=False)
+    sha256: str = attrs.field(validator=hexadecimal, repr=False)
     models: list[str] = attrs.field(factory=list[str])  # empty: all
 
 
@@ -168,26 +177,35 @@ def literal(text: str) -> Any:
 
 def messages_of(exc: BaseException, path: str = "") -> list[str]:
     """Every error in cattrs' group, each with the path of its key."""
-    if isinstance(exc, ExceptionGroup):
-        found: list[str] = []
-        for inner in exc.exceptions:
-            notes = getattr(inner, "__notes__", [])
-            steps = [str(note) for note in notes if hasattr(note, "index") or hasattr(note, "name")]
-            found += messages_of(inner, path + "".join(map(step_of, notes)) if steps else path)
-        return found
+    if isinstance(exc, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", exc)
+        return [
+            message
+            for inner in group.exceptions
+            for message in messages_of(inner, path + "".join(map(step_of, notes_of(inner))))
+        ]
     if isinstance(exc, cattrs.ForbiddenExtraKeysError):
         return [f"{path}.{name}: unknown key".lstrip(".") for name in sorted(exc.extra_fields)]
     if isinstance(exc, KeyError):
         return [f"{path}: is missing".lstrip(".")]
+    if isinstance(exc, TypeError):
+        return [f"{path}: is no table or list".lstrip(".")]
     text = str(exc.args[0]) if exc.args else type(exc).__name__
+    if validated := VALIDATED.match(text):  # attrs' validators run when the whole table is there
+        path, text = f"{path}.{validated['name']}", text[validated.end() :].strip()
     return [f"{path}: {text}".lstrip(".")]
 
 
+def notes_of(exc: BaseException) -> list[Any]:
+    """cattrs' notes on an error: where in the data it is."""
+    return getattr(exc, "__notes__", [])
+
+
 def step_of(note: Any) -> str:
-    """cattrs' note as one step of a path: ``.name`` or ``[0]``."""
-    if hasattr(note, "index"):
+    """A note as one step of a path: ``.name`` or ``[0]``."""
+    if isinstance(note, cattrs.IterableValidationNote):
         return f"[{note.index}]"
-    return f".{note.name}" if hasattr(note, "name") else ""
+    return f".{note.name}" if isinstance(note, cattrs.AttributeValidationNote) else ""
 
 
 def load(path: Path | None, environ: Mapping[str, str]) -> tuple[Settings, Mapping[str, str]]:

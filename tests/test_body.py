@@ -1,0 +1,229 @@
+"""Body: read once, replayed, watched; who reads it and who watches the client are one."""
+
+from __future__ import annotations
+
+import anyio
+import anyio.lowlevel
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmgw.asgi import BODY, Message
+from llmgw.body import Body, read_body, read_whole_body
+from llmgw.errors import InvalidRequestError
+from llmgw.exchange import Exchange
+from llmgw.testing import no_receive, no_send
+
+
+def part(data: bytes, *, more: bool = False) -> Message:
+    return {"type": "http.request", "body": data, "more_body": more}
+
+
+GONE: Message = {"type": "http.disconnect"}
+
+
+@attrs.define
+class Client:
+    """A ``receive``: messages in order, then the client stays until ``leave``."""
+
+    inbox: list[Message]
+    leave: anyio.Event = attrs.field(factory=anyio.Event)
+    readers: int = 0
+    most: int = 0
+
+    async def __call__(self) -> Message:
+        self.readers += 1
+        self.most = max(self.most, self.readers)
+        try:
+            if self.inbox:
+                await anyio.lowlevel.checkpoint()
+                return self.inbox.pop(0)
+            await self.leave.wait()
+            return GONE
+        finally:
+            self.readers -= 1
+
+
+@given(chunks=st.lists(st.binary(max_size=20), max_size=6))
+def test_however_it_is_cut_the_body_is_whole(chunks: list[bytes]) -> None:
+    """Empty chunks included."""
+    messages = [part(chunk, more=True) for chunk in chunks] + [part(b"")]
+
+    async def read() -> Body:
+        return await read_body(Client(messages), limit=1000)
+
+    body = anyio.run(read)
+
+    assert body.data == b"".join(chunks)
+    assert body.complete
+
+
+async def test_over_the_limit_the_rest_stays_in_the_source() -> None:
+    """Nothing is lost: what was read comes first, then the rest."""
+    client = Client([part(b"abc", more=True), part(b"def", more=True), part(b"ghi")])
+
+    body = await read_body(client, limit=4)
+
+    assert (body.complete, body.overflow) == (False, True)
+    assert [await body(), await body()] == [part(b"abcdef", more=True), part(b"ghi")]
+
+
+async def test_a_whole_body_over_the_limit_is_a_413() -> None:
+    """With the limit in the message; exactly the limit passes."""
+    assert (await read_whole_body(Client([part(b"abcd")]), limit=4)).data == b"abcd"
+    with pytest.raises(InvalidRequestError, match="4 bytes") as caught:
+        await read_whole_body(Client([part(b"abcde")]), limit=4)
+    assert (caught.value.status, caught.value.code) == (413, "request_too_large")
+
+
+async def test_a_limit_met_by_another_layer_still_holds() -> None:
+    """A Body read under a larger limit is measured again."""
+    body = await read_body(Client([part(b"abcde")]), limit=10)
+
+    with pytest.raises(InvalidRequestError):
+        await read_whole_body(body, limit=4)
+
+
+async def test_a_client_that_left_while_sending() -> None:
+    """An incomplete Body that knows."""
+    body = await read_whole_body(Client([part(b"ab", more=True), GONE]), limit=10)
+
+    assert (body.data, body.complete, body.left) == (b"ab", False, True)
+    assert await body() == part(b"ab", more=True)
+    assert await body() == GONE  # the source is not asked again
+
+
+async def test_a_body_is_read_once_however_many_layers_ask() -> None:
+    """The same object, its bytes given anew; a decoder runs once."""
+    body = await read_body(Client([part(b"12")]), limit=10)
+    seen: list[bytes] = []
+
+    def decode(data: bytes) -> int:
+        seen.append(data)
+        return int(data)
+
+    again = await read_body(body, limit=10)
+
+    assert again is body
+    assert (await again(), await again.replay()()) == (part(b"12"), part(b"12"))
+    assert (body.decode(decode), body.decode(decode), seen) == (12, 12, [b"12"])
+
+
+async def watched(client: Client) -> tuple[Body, Exchange]:
+    return await read_body(client, limit=10), Exchange()
+
+
+async def test_a_client_that_leaves_cancels_the_block() -> None:
+    """Nothing is raised; the Exchange knows."""
+    client = Client([part(b"")])
+    body, exchange = await watched(client)
+    ended = False
+
+    with anyio.fail_after(5):
+        async with body.watch(exchange, no_send):
+            client.leave.set()
+            await anyio.sleep_forever()
+            ended = True
+
+    assert (exchange.left, body.left, ended) == (True, True, False)
+
+
+async def test_a_disconnect_after_the_response_is_none() -> None:
+    """Servers tell of one when all is sent."""
+    client = Client([part(b"")])
+    body, exchange = await watched(client)
+
+    async def send(message: Message) -> None:
+        client.leave.set()
+
+    async with body.watch(exchange, send) as noted:
+        await noted({"type": BODY, "body": b""})
+        await anyio.wait_all_tasks_blocked()
+
+    assert not exchange.left
+
+
+async def test_a_send_that_fails_means_the_client_left() -> None:
+    """Some servers raise OSError; it is no error of the app."""
+    body, exchange = await watched(Client([part(b"")]))
+
+    async def send(message: Message) -> None:
+        raise BrokenPipeError
+
+    async with body.watch(exchange, send) as noted:
+        await noted({"type": BODY, "body": b"x", "more_body": True})
+        await anyio.sleep_forever()
+
+    assert exchange.left
+
+
+async def test_the_blocks_own_error_leaves_as_it_is() -> None:
+    """Never in a group: layers above look at its class."""
+    body, exchange = await watched(Client([part(b"")]))
+
+    with pytest.raises(KeyError):
+        async with body.watch(exchange, no_send):
+            raise KeyError("own")
+
+
+async def test_cancellation_from_outside_goes_on() -> None:
+    """It is not taken for the watcher's own."""
+    body, exchange = await watched(Client([part(b"")]))
+
+    with anyio.move_on_after(0.01) as scope:
+        async with body.watch(exchange, no_send):
+            await anyio.sleep_forever()
+
+    assert scope.cancelled_caught
+    assert not exchange.left
+
+
+async def test_a_watch_within_a_watch_does_nothing() -> None:
+    """One reader of the source, and an app that listens beside it hears the same."""
+    client = Client([part(b"")])
+    body, exchange = await watched(client)
+    heard: list[str] = []
+
+    async def listen() -> None:
+        await body()
+        heard.append((await body())["type"])
+
+    with anyio.fail_after(5):
+        async with (
+            anyio.create_task_group() as tasks,
+            body.watch(exchange, no_send) as outer,
+            body.watch(exchange, outer) as inner,
+        ):
+            assert inner is outer
+            tasks.start_soon(listen)
+            await anyio.wait_all_tasks_blocked()
+            client.leave.set()
+            await anyio.sleep_forever()
+
+    assert client.most == 1
+    assert heard == ["http.disconnect"]
+
+
+async def test_after_the_watch_the_body_can_be_watched_again() -> None:
+    """Retry's block has ended, another layer's begins."""
+    client = Client([part(b"")])
+    body, exchange = await watched(client)
+    async with body.watch(exchange, no_send):
+        pass
+    assert not exchange.left
+
+    with anyio.fail_after(5):
+        async with body.watch(exchange, no_send):
+            client.leave.set()
+            await anyio.sleep_forever()
+
+    assert exchange.left
+
+
+async def test_an_incomplete_body_is_not_watched() -> None:
+    """Its rest belongs to the app."""
+    body = Body(b"a", complete=False, overflow=True, source=no_receive)
+
+    async with body.watch(Exchange(), no_send) as send:
+        assert send is no_send

@@ -1,0 +1,63 @@
+"""RetryPolicy: how long to wait, or not at all."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmgw import errors
+from llmgw.retrying import RetryPolicy
+
+
+@given(
+    attempt=st.integers(1, 50),
+    backoff=st.floats(0, 10),
+    backoff_max=st.floats(0, 60),
+)
+def test_a_wait_is_within_full_jitter(attempt: int, backoff: float, backoff_max: float) -> None:
+    """Uniform in [0, min(max, backoff * 2 ** (attempt - 1))]."""
+    policy = RetryPolicy(attempts=99, backoff=backoff, backoff_max=backoff_max)
+
+    wait = policy.wait(attempt)
+
+    assert wait is not None
+    assert 0 <= wait <= min(backoff_max, backoff * 2 ** (attempt - 1))
+
+
+def test_waits_differ() -> None:
+    """Clients that failed together do not come back together."""
+    policy = RetryPolicy(attempts=99)
+
+    assert len({policy.wait(3) for _ in range(20)}) > 1
+
+
+def test_after_the_last_attempt_there_is_no_wait() -> None:
+    """Three in all means two waits."""
+    policy = RetryPolicy(attempts=3)
+
+    assert policy.wait(2) is not None
+    assert policy.wait(3) is None
+
+
+@pytest.mark.parametrize(("asked", "wait"), [(0, 0), (10, 10), (10.1, None)])
+def test_retry_after_replaces_the_wait(asked: float, wait: float | None) -> None:
+    """Up to the limit; what is longer is for the client to wait."""
+    assert RetryPolicy(retry_after_max=10).wait(1, asked) == wait
+
+
+def test_an_error_that_a_repeat_does_not_help_is_not_waited_for() -> None:
+    """Asked of the error itself."""
+    policy = RetryPolicy(backoff=0)
+
+    assert policy.wait_after(1, errors.ProviderUnavailableError("x")) == 0
+    assert policy.wait_after(1, errors.RateLimitError("x", retry_after=2)) == 2
+    assert policy.wait_after(1, errors.InvalidRequestError("x")) is None
+    assert policy.wait_after(1, errors.TimeoutError("x")) is None
+
+
+@pytest.mark.parametrize("field", ["attempts", "backoff", "backoff_max", "retry_after_max"])
+def test_a_policy_that_makes_no_sense_is_refused(field: str) -> None:
+    """When it is built."""
+    with pytest.raises(ValueError, match=field):
+        RetryPolicy(**{field: -1})
