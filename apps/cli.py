@@ -100,7 +100,7 @@ def check(path: Path | None) -> None:
     layers = [
         *gateway.outer_layers(settings),
         *gateway.inner_layers(settings),
-        *gateway.call_layers(settings),
+        *gateway.call_layers(settings, models),
     ]
     click.echo(describe(layers, "Completion"))
     click.echo(f"\n{models.summary}")
@@ -134,7 +134,8 @@ def smoke(path: Path | None, models: tuple[str, ...]) -> None:
 async def _ask(known: gateway.Models, model: str) -> str:
     from llmgw.providers import CompletionRequest, LLMGatewayProvider
 
-    provider = LLMGatewayProvider(resolve=known.find)
+    places = [candidate.deployment for candidate in known.find(model)]
+    provider = LLMGatewayProvider(deployments={model: places})
     messages = [{"role": "user", "content": "Answer with one word: ready?"}]
     request = CompletionRequest(model=model, messages=messages, max_tokens=16)
     try:

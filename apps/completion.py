@@ -11,6 +11,7 @@ Raises   GatewayError.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
 
@@ -21,24 +22,28 @@ from llmgw.asgi import BODY, START, Receive, Scope, Send
 from llmgw.body import read_whole_body
 from llmgw.errors import GatewayError
 from llmgw.exchange import Attempt, Deployment, Exchange, attempt_of, enter
+from llmgw.providers import keys
 from llmgw.providers.base import Clocks, Provider, Run
 from llmgw.relay import Relay
 from llmgw.wire import DONE, Call, read_call
 
-STREAM = [
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-cache"),
-    (b"x-accel-buffering", b"no"),  # nginx buffers event streams unless told
-]
 MAX_BODY = 10 << 20  # bytes; DESIGN 8
+
+
+def by_prefix(exchange: Exchange) -> Deployment:
+    """By the model's prefix and the environment. Raises NotFoundError, AuthError."""
+    return keys.resolve(exchange.model or "", os.environ)
 
 
 @attrs.frozen
 class CompletionApp:
-    """Answer ``POST /v1/chat/completions`` by one provider."""
+    """Answer ``POST /v1/chat/completions`` by one provider.
+
+    ``resolve`` gives the deployment by ``exchange.model`` where no layer above has chosen one.
+    """
 
     providers: Mapping[str, Provider]  # by Deployment.via
-    resolve: Callable[[Exchange], Deployment]  # by exchange.model; raises NotFoundError, AuthError
+    resolve: Callable[[Exchange], Deployment] = attrs.field(default=by_prefix, kw_only=True)
     clocks: Clocks = attrs.field(factory=Clocks, kw_only=True)
     max_body: int = attrs.field(default=MAX_BODY, kw_only=True)
 
@@ -56,6 +61,7 @@ class CompletionApp:
         deployment = attempt.deployment or self.resolve(exchange)
         attempt.deployment, attempt.provider = deployment, deployment.provider
         exchange.headers[b"x-provider"] = deployment.provider.encode("ascii", "replace")
+        exchange.headers[b"x-model"] = deployment.name.encode("ascii", "replace")
         async with body.watch(exchange, send) as watched:
             await self._attempt(exchange, attempt, call, watched)
 
@@ -87,7 +93,7 @@ class CompletionApp:
             await send({"type": START, "status": 200, "headers": [*length, *headers]})
             await send({"type": BODY, "body": body})
             return
-        await send({"type": START, "status": 200, "headers": [*STREAM, *headers]})
+        await send({"type": START, "status": 200, "headers": [*sse.HEADERS, *headers]})
         given = first
         while given:
             await send({"type": BODY, "body": sse.join(given), "more_body": True})

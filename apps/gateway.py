@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import attrs
 
@@ -18,19 +18,26 @@ from llmgw.apps.health import HealthApp
 from llmgw.apps.metrics import MetricsApp
 from llmgw.apps.models import ModelsApp
 from llmgw.apps.settings import (
-    DeploymentSettings,
     Settings,
     SettingsError,
     deployment_of,
     load,
     refusal,
 )
+from llmgw.apps.shutdown import drained_by_sigterm
 from llmgw.asgi import ASGIApp, Receive, Scope, Send
+from llmgw.cooldown import MemoryCooldown
+from llmgw.drain import Drain
 from llmgw.errors import GatewayError, InvalidRequestError, NotFoundError, PermissionDeniedError
 from llmgw.exchange import EXCHANGE, Deployment, Exchange
 from llmgw.middlewares.access_log import AccessLogMiddleware
+from llmgw.middlewares.admission import AdmissionMiddleware
 from llmgw.middlewares.auth import AuthMiddleware
+from llmgw.middlewares.deadline import DeadlineMiddleware
+from llmgw.middlewares.drain import DrainMiddleware
 from llmgw.middlewares.error_map import ErrorMapMiddleware
+from llmgw.middlewares.fallback import FallbackMiddleware
+from llmgw.middlewares.hold import HoldMiddleware
 from llmgw.middlewares.inference import InferenceMiddleware
 from llmgw.middlewares.loopback import LoopbackMiddleware
 from llmgw.middlewares.metrics import MetricsMiddleware
@@ -40,7 +47,8 @@ from llmgw.middlewares.tracing import TracingMiddleware
 from llmgw.providers import keys
 from llmgw.providers.base import Clocks, Provider
 from llmgw.providers.gateway import default_providers
-from llmgw.retrying import RetryPolicy
+from llmgw.retrying import RetryBudget, RetryPolicy
+from llmgw.routing import Candidate, Group, order_of
 from llmgw.stack import Layer, layer, stack
 
 ECHO = "echo"  # the model that is served when nothing else is configured
@@ -63,31 +71,59 @@ def outer_layers(settings: Settings, models: frozenset[str] = frozenset()) -> li
     ]
 
 
-def inner_layers(settings: Settings) -> list[Layer]:
+def inner_layers(settings: Settings, drain: Drain | None = None) -> list[Layer]:
     """The layers around the model routes only: health and metrics meet no limit."""
     accounts = {key.sha256: key.name for key in settings.keys}
     return [
+        layer(
+            DrainMiddleware, drain=drain or Drain()
+        ),  # further in, it could not cut what is there
         layer(AuthMiddleware, keys=accounts)  # further in, strangers would cost us a body
         if accounts
         else layer(LoopbackMiddleware),  # the same place: without keys, this machine is the key
     ]
 
 
-def call_layers(settings: Settings) -> list[Layer]:
+def call_layers(settings: Settings, models: Models) -> list[Layer]:
     """The layers around a model call: the inner list's end, not needed by ``/v1/models``."""
-    retry = settings.retry
+    retry, times, limits = settings.retry, settings.timeouts, settings.limits
+    limit = limits.max_body_bytes
     policy = RetryPolicy(
         attempts=retry.attempts,
         backoff=retry.backoff_s,
         backoff_max=retry.backoff_max_s,
         retry_after_max=retry.retry_after_max_s,
     )
-    limit = settings.limits.max_body_bytes
+    rest = settings.cooldown
     return [
         layer(
-            InferenceMiddleware, max_body=limit
-        ),  # below Retry it would tell of each attempt as a call
-        layer(RetryMiddleware, policy=policy, max_body=limit),  # last: it repeats only the app
+            AdmissionMiddleware,  # further in, what it refuses would have been held already
+            max_concurrent=limits.max_concurrent,
+            max_body=limit,
+            body_s=times.body_s,
+            send_s=times.send_s,
+        ),
+        layer(
+            HoldMiddleware,  # further in, each deployment would begin the client's response
+            hold_s=times.hold_s,
+            heartbeat_s=times.heartbeat_s,
+            max_body=limit,
+        ),
+        layer(InferenceMiddleware, max_body=limit),  # below Retry it would tell of each attempt
+        layer(DeadlineMiddleware, total=times.total_s),  # below Fallback each deployment had one
+        layer(
+            FallbackMiddleware,  # below Retry each retry would walk the whole chain
+            candidates=models.candidates,
+            cooldown=MemoryCooldown(rest.failures, rest.for_s),
+            attempts=retry.attempts_total,
+            max_body=limit,
+        ),
+        layer(
+            RetryMiddleware,  # last: it repeats only the app
+            policy=policy,
+            budget=RetryBudget(retry.budget),
+            max_body=limit,
+        ),
     ]
 
 
@@ -136,10 +172,12 @@ class Table:
 class Models:
     """Where a model's name leads: the groups of the config, else by the provider's prefix.
 
-    A group whose key is missing holds the error that says so, for whoever asks for it.
+    A deployment whose key is missing is no candidate; ``broken`` has the errors that say so, and
+    whoever asks for a group of only such gets the first.
     """
 
-    groups: Mapping[str, tuple[Deployment | GatewayError, ...]]
+    groups: Mapping[str, Group]
+    broken: Mapping[str, Sequence[GatewayError]]
     environ: Mapping[str, str] = attrs.field(repr=False)
     open: bool = False  # names outside the groups are served too
     allowed: Mapping[str, frozenset[str]] = attrs.field(factory=dict[str, frozenset[str]])  # by key
@@ -149,23 +187,25 @@ class Models:
         allowed = self.allowed.get(exchange.key or "")
         return [name for name in self.groups if allowed is None or name in allowed]
 
-    def resolve(self, exchange: Exchange) -> Deployment:
-        """The deployment for an exchange. Raises PermissionDeniedError and what ``find`` raises."""
+    def candidates(self, exchange: Exchange) -> list[Candidate]:
+        """The deployments for an exchange, in the order in which they are to be asked.
+
+        Raises PermissionDeniedError; NotFoundError, AuthError when there is none.
+        """
         allowed = self.allowed.get(exchange.key or "")
         if allowed is not None and exchange.model not in allowed:
             raise PermissionDeniedError("This key may not use this model.", param="model")
         return self.find(exchange.model or "")
 
-    def find(self, model: str) -> Deployment:
-        """The deployment of a model. Raises NotFoundError, AuthError when its key is missing."""
+    def find(self, model: str) -> list[Candidate]:
+        """The deployments of a model. Raises NotFoundError, AuthError when a key is missing."""
         if model in self.groups:
-            found = self.groups[model][0]
-            if isinstance(found, GatewayError):
-                raise found
-            return found
+            if found := order_of(self.groups, model):
+                return found
+            raise self.broken[model][0]
         if not self.open or model == ECHO:
             raise NotFoundError("This model is not served here.", param="model")
-        return keys.resolve(model, self.environ)
+        return [Candidate(keys.resolve(model, self.environ), model)]
 
     @property
     def summary(self) -> str:
@@ -181,16 +221,14 @@ class Models:
     def problems(self) -> list[str]:
         """What will fail when it is asked for."""
         return [
-            f"model {name!r}: {found.message}"
-            for name, group in self.groups.items()
-            for found in group
-            if isinstance(found, GatewayError)
+            f"model {name!r}: {error.message}"
+            for name, errors in self.broken.items()
+            for error in errors
         ]
 
     async def ready(self) -> str | None:
         """For readiness: why no model can be served, None if one can."""
-        found = [place for group in self.groups.values() for place in group]
-        served = any(isinstance(place, Deployment) for place in found)
+        served = any(group.candidates for group in self.groups.values())
         by_prefix = self.open and keys.configured(self.environ)
         return None if served or by_prefix else "no model can be served"
 
@@ -205,21 +243,26 @@ class Models:
 
 def models_of(settings: Settings, environ: Mapping[str, str]) -> Models:
     """The models that the settings and the environment give."""
-
-    def place(wanted: DeploymentSettings) -> Deployment | GatewayError:
-        try:
-            return deployment_of(wanted, environ)
-        except GatewayError as exc:
-            return exc
-
-    groups: dict[str, tuple[Deployment | GatewayError, ...]] = {
-        model.name: tuple(map(place, model.deployments)) for model in settings.models
-    }
+    known: dict[Deployment, Candidate] = {}  # one in two groups has one load and one health
+    groups: dict[str, Group] = {}
+    broken: dict[str, list[GatewayError]] = {}
+    for model in settings.models:
+        candidates: list[Candidate] = []
+        for number, wanted in enumerate(model.deployments):
+            try:
+                found = deployment_of(wanted, environ)
+            except GatewayError as exc:
+                broken.setdefault(model.name, []).append(exc)
+            else:
+                made = Candidate(found, f"{model.name}/{number}/{found.name}")
+                candidates.append(known.setdefault(found, made))
+        groups[model.name] = Group(candidates, model.strategy, model.fallbacks)
     if not groups and not keys.configured(environ):
-        groups[ECHO] = (keys.resolve(ECHO, environ),)
+        groups[ECHO] = Group([Candidate(keys.resolve(ECHO, environ), ECHO)])
     wish = settings.server.open_models
     return Models(
         groups,
+        broken,
         environ,
         open=not settings.exposed if wish is None else wish,
         allowed={key.name: frozenset(key.models) for key in settings.keys if key.models},
@@ -227,31 +270,32 @@ def models_of(settings: Settings, environ: Mapping[str, str]) -> Models:
 
 
 def build(
-    settings: Settings, environ: Mapping[str, str], providers: Mapping[str, Provider]
+    settings: Settings,
+    environ: Mapping[str, str],
+    providers: Mapping[str, Provider],
+    drain: Drain | None = None,
 ) -> ASGIApp:
-    """The gateway's app from its settings."""
+    """The gateway's app from its settings; ``drain`` is begun by whoever ends the process."""
     times = settings.timeouts
     models = models_of(settings, environ)
+    drain = drain or Drain()
     clocks = Clocks(
         connect=times.connect_s,
         first_token=times.first_token_s,
         idle=times.idle_s,
         answer=times.answer_s,
     )
-    completion = CompletionApp(
-        providers, models.resolve, clocks=clocks, max_body=settings.limits.max_body_bytes
-    )
-    guard = inner_layers(settings)
+    completion = CompletionApp(providers, clocks=clocks, max_body=settings.limits.max_body_bytes)
+    guard = inner_layers(settings, drain)
     listing = stack(guard, ModelsApp(models.visible))
-    health = HealthApp({"models": models.ready})
+    health = HealthApp({"models": models.ready, "drain": drain.ready})
     metrics: ASGIApp = MetricsApp()
     if settings.exposed or settings.server.metrics == "key":
         metrics = stack(guard, metrics)
+    calls = stack([*guard, *call_layers(settings, models)], completion)
     table = Table(
         {
-            "/v1/chat/completions": Route(
-                stack([*guard, *call_layers(settings)], completion), POST
-            ),
+            "/v1/chat/completions": Route(calls, POST),
             "/v1/models": Route(listing, GET),
             "/v1/models/*": Route(listing, GET),
             "/health": Route(health, GET),
@@ -269,6 +313,8 @@ class Gateway:
 
     app: ASGIApp | None = None
     providers: Mapping[str, Provider] = attrs.field(factory=dict[str, Provider])
+    drain: Drain = attrs.field(factory=Drain)
+    drain_s: float = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one exchange, or one lifespan."""
@@ -285,8 +331,10 @@ class Gateway:
             self._start()
         except SettingsError as exc:
             return await send({"type": "lifespan.startup.failed", "message": str(exc)})
-        await send({"type": "lifespan.startup.complete"})
-        await receive()
+        async with drained_by_sigterm(self.drain, self.drain_s):
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+        await self.drain.finish(self.drain_s)
         for provider in self.providers.values():
             await provider.aclose()
         await send({"type": "lifespan.shutdown.complete"})
@@ -298,7 +346,8 @@ class Gateway:
         telemetry.set_up_logging(sys.stdout)
         telemetry.set_up_tracing(environ)
         self.providers = default_providers(Clocks(connect=settings.timeouts.connect_s))
-        self.app = build(settings, environ, self.providers)
+        self.drain_s = settings.server.drain_s
+        self.app = build(settings, environ, self.providers, self.drain)
 
 
 app = Gateway()

@@ -17,9 +17,11 @@ import cattrs
 from attrs.validators import ge, gt, in_, le, matches_re, min_len, optional
 from dotenv import dotenv_values
 
+from llmgw.cooldown import FAILURES, FOR
 from llmgw.exchange import Deployment
 from llmgw.middlewares.loopback import is_loopback
 from llmgw.providers import keys
+from llmgw.routing import STRATEGIES
 
 FILE = "llmgw.toml"
 PREFIX, SEPARATOR = "LLMGW_", "__"
@@ -43,6 +45,7 @@ class Server:
     port: int = attrs.field(default=8000, validator=[ge(0), le(65535)])
     workers: int = attrs.field(default=1, validator=ge(1))
     insecure: bool = False  # listen beyond loopback without client keys
+    drain_s: float = attrs.field(default=30, validator=ge(0))
     metrics: Literal["open", "key"] = "open"
     open_models: bool | None = None  # serve names outside the groups; None: on loopback only
 
@@ -51,10 +54,12 @@ class Server:
 class Retry:
     """How often and when the same deployment is asked again."""
 
-    attempts: int = attrs.field(default=3, validator=ge(1))
+    attempts: int = attrs.field(default=3, validator=ge(1))  # a deployment
+    attempts_total: int = attrs.field(default=6, validator=ge(1))  # over all deployments
     backoff_s: float = attrs.field(default=0.5, validator=ge(0))
     backoff_max_s: float = attrs.field(default=8, validator=ge(0))
     retry_after_max_s: float = attrs.field(default=10, validator=ge(0))
+    budget: float = attrs.field(default=0.2, validator=ge(0))  # repeats a request, over all
 
 
 @attrs.frozen(kw_only=True)
@@ -65,6 +70,19 @@ class Timeouts:
     first_token_s: float = attrs.field(default=30, validator=gt(0))
     idle_s: float = attrs.field(default=15, validator=gt(0))
     answer_s: float = attrs.field(default=300, validator=gt(0))
+    total_s: float = attrs.field(default=600, validator=gt(0))
+    hold_s: float = attrs.field(default=10, validator=gt(0))
+    heartbeat_s: float = attrs.field(default=10, validator=gt(0))
+    body_s: float = attrs.field(default=30, validator=gt(0))
+    send_s: float = attrs.field(default=30, validator=gt(0))
+
+
+@attrs.frozen(kw_only=True)
+class CooldownSettings:
+    """When a deployment that keeps failing is left alone, and for how long."""
+
+    failures: int = attrs.field(default=FAILURES, validator=ge(1))
+    for_s: float = attrs.field(default=FOR, validator=gt(0))
 
 
 @attrs.frozen(kw_only=True)
@@ -72,6 +90,7 @@ class Limits:
     """Bounds on what comes in."""
 
     max_body_bytes: int = attrs.field(default=10 << 20, validator=gt(0))
+    max_concurrent: int = attrs.field(default=1000, validator=gt(0))
 
 
 @attrs.frozen(kw_only=True)
@@ -96,6 +115,8 @@ class Model:
 
     name: str = attrs.field(validator=matches_re(r"[\w.:@/-]{1,200}"))
     deployments: list[DeploymentSettings] = attrs.field(validator=min_len(1))
+    strategy: str = attrs.field(default="order", validator=in_(tuple(STRATEGIES)))
+    fallbacks: list[str] = attrs.field(factory=list[str])  # other groups, in order
 
 
 def hexadecimal(_: object, attribute: attrs.Attribute[str], value: str) -> None:
@@ -121,6 +142,7 @@ class Settings:
     server: Server = attrs.field(factory=Server)
     retry: Retry = attrs.field(factory=Retry)
     timeouts: Timeouts = attrs.field(factory=Timeouts)
+    cooldown: CooldownSettings = attrs.field(factory=CooldownSettings)
     limits: Limits = attrs.field(factory=Limits)
     models: list[Model] = attrs.field(factory=list[Model])
     keys: list[Key] = attrs.field(factory=list[Key])
@@ -230,11 +252,22 @@ def load(path: Path | None, environ: Mapping[str, str]) -> tuple[Settings, Mappi
         settings = converter().structure(overlay(data, environ), Settings)
     except cattrs.BaseValidationError as exc:
         raise SettingsError(messages_of(exc)) from exc
-    if wrong := duplicates([model.name for model in settings.models], "models") + duplicates(
-        [key.name for key in settings.keys], "keys"
-    ):
+    if wrong := contradictions(settings):
         raise SettingsError(wrong)
     return settings, environ
+
+
+def contradictions(settings: Settings) -> list[str]:
+    """What each key alone does not show: names that stand twice, or lead nowhere."""
+    groups = [model.name for model in settings.models]
+    lost = [
+        f"models[{number}].fallbacks[{at}]: there is no group {name!r}"
+        for number, model in enumerate(settings.models)
+        for at, name in enumerate(model.fallbacks)
+        if name not in groups
+    ]
+    twice = duplicates(groups, "models") + duplicates([key.name for key in settings.keys], "keys")
+    return [*twice, *lost]
 
 
 def duplicates(names: list[str], table: str) -> list[str]:

@@ -6,9 +6,9 @@ nobody below it can see the old bytes; a layer that hands a Body on costs the ne
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from types import TracebackType
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import anyio
 import attrs
@@ -78,9 +78,15 @@ class Body:
             self._decoded[decoder] = decoder(self.data)
         return cast("T", self._decoded[decoder])
 
-    def watch(self, exchange: Exchange, send: Send) -> Watch:
+    def watch(
+        self,
+        exchange: Exchange,
+        send: Send,
+        *,
+        beside: Callable[[], Coroutine[Any, Any, None]] | None = None,
+    ) -> Watch:
         """A block that is cancelled when the client leaves; see Watch."""
-        return Watch(self, exchange, send)
+        return Watch(self, exchange, send, beside)
 
 
 @attrs.define(eq=False)
@@ -90,22 +96,29 @@ class Watch:
     The outermost Watch of a Body runs the only watcher, those within are no-ops. It gives the
     ``send`` to use in the block, by which it knows the end of the response: a disconnect after
     that is none. When the client left, the block is cancelled, ``exchange.left`` is True and
-    nothing is raised.
+    nothing is raised. ``beside`` runs as long as the block, in any Watch.
     """
 
     body: Body
     exchange: Exchange
     send: Send
+    beside: Callable[[], Coroutine[Any, Any, None]] | None = None
     ended: bool = False
+    outermost: bool = False
     tasks: TaskGroup | None = None
 
     async def __aenter__(self) -> Send:
         """Start the watcher, if no outer one runs."""
-        if self.body.watched or not self.body.complete:
+        self.outermost = self.body.complete and not self.body.watched
+        if not self.outermost and self.beside is None:
             return self.send
-        self.body.watched = True
         self.tasks = anyio.create_task_group()
         await self.tasks.__aenter__()
+        if self.beside is not None:
+            self.tasks.start_soon(self.beside)
+        if not self.outermost:
+            return self.send
+        self.body.watched = True
         self.tasks.start_soon(self._wait, self.tasks)
         return self._send_and_note
 
@@ -115,7 +128,7 @@ class Watch:
         """Stop the watcher; let the block's own exception through as it is, never in a group."""
         if self.tasks is None:
             return False
-        self.body.watched = False
+        self.body.watched = self.body.watched and not self.outermost
         self.tasks.cancel_scope.cancel()
         cancelled = isinstance(exc, anyio.get_cancelled_exc_class())
         if cancelled:

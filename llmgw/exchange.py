@@ -6,6 +6,7 @@ comment; readers take None for "not known". Below Retry one writes only one's ow
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from typing import TYPE_CHECKING
@@ -89,9 +90,16 @@ class Exchange:
     stream: bool = False  # Inference, else the completion app
     answer: Attempt | None = None  # whoever accepts a run: Retry, else the completion app
     attempts: int = 0  # Retry, else the completion app: runs so far
+    attempts_left: int | None = None  # Fallback: how many runs this deployment may have
+    alternatives: int = 0  # Fallback: deployments that may be asked after this one
+    deadline: float | None = None  # Deadline: when the whole must be done, time.monotonic()
     error: GatewayError | None = None  # ErrorMap: what went wrong, as the client was told
     left: bool = False  # Body.watch: the client left before the end
     headers: dict[bytes, bytes] = attrs.field(factory=dict[bytes, bytes])  # any layer, own names
+
+    def remaining(self) -> float:
+        """Seconds until the deadline; without one, for ever."""
+        return math.inf if self.deadline is None else self.deadline - time.monotonic()
 
 
 def enter(scope: Scope, send: Send) -> tuple[Exchange, Scope, Send]:

@@ -4,9 +4,13 @@ Used by the Retry layer and by ``LLMGatewayProvider.generate``. tenacity's ``sto
 consulted only after a failure: around a success they would cost 20 us.
 
 Source   full jitter: M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
+         The budget: Finagle's RetryBudget (20 %, and 10 a second for services with little traffic).
 """
 
 from __future__ import annotations
+
+import time
+from collections.abc import Callable
 
 import attrs
 import tenacity
@@ -54,3 +58,41 @@ class RetryPolicy:
     def wait_after(self, attempt: int, error: GatewayError) -> float | None:
         """The same for an error: None when it would not help to ask again."""
         return self.wait(attempt, error.retry_after) if error.same else None
+
+
+BUDGET, RESERVE_PER_S = 0.2, 10.0  # retries a request; retries a second whatever the traffic
+BUDGET_S = 10.0  # seconds of reserve that can be saved
+
+
+@attrs.define(eq=False)
+class RetryBudget:
+    """How many repeats all exchanges of a layer may make together: a token bucket.
+
+    Each exchange puts in ``share``, each second RESERVE_PER_S; a repeat takes one. When everything
+    fails, the load on what is failing stays near 1 + ``share`` times the traffic, not ``attempts``.
+    """
+
+    share: float = attrs.field(default=BUDGET, validator=ge(0))
+    reserve: float = attrs.field(default=RESERVE_PER_S, validator=ge(0), kw_only=True)
+    clock: Callable[[], float] = attrs.field(default=time.monotonic, kw_only=True)
+    _tokens: float = attrs.field(
+        default=attrs.Factory(lambda self: self.reserve * BUDGET_S, takes_self=True), init=False
+    )
+    _at: float = attrs.field(
+        default=attrs.Factory(lambda self: self.clock(), takes_self=True), init=False
+    )
+
+    def deposit(self) -> None:
+        """An exchange has come."""
+        self._tokens += self.share
+
+    def withdraw(self) -> bool:
+        """Whether one more repeat may be made; if so, it is counted."""
+        now = self.clock()
+        limit = (self.reserve + 1) * BUDGET_S
+        self._tokens = min(limit, self._tokens + (now - self._at) * self.reserve)
+        self._at = now
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True

@@ -9,6 +9,12 @@ import re
 
 import attrs
 
+HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),  # nginx buffers event streams unless told
+]
+COMMENT = b": keepalive\n\n"
 EVENT_LIMIT = 16 << 20  # bytes of one event; an image as base64 is about 2 MB, chosen with room
 BOM = b"\xef\xbb\xbf"  # UTF-8's byte order mark
 LINE = re.compile(rb"\r\n|\n|\r")

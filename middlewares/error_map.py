@@ -33,11 +33,11 @@ from llmgw.exchange import Exchange, enter
 from llmgw.stack import Place
 
 ABOVE = "its errors would reach the client as a broken connection"
-PLACE = Place(
-    above=dict.fromkeys(
-        ("Auth", "Loopback", "Admission", "Hold", "Inference", "Fallback", "Retry"), ABOVE
-    )
+BELOW = (
+    *("Drain", "Auth", "Loopback", "Admission", "Hold"),
+    *("Inference", "Deadline", "Fallback", "Retry"),
 )
+PLACE = Place(above=dict.fromkeys(BELOW, ABOVE))
 REPEATED = frozenset({408, 409, 429})  # statuses that OpenAI's clients repeat, beside 500 and above
 
 log = logging.getLogger("llmgw")
@@ -49,9 +49,10 @@ def status_for(error: GatewayError, exchange: Exchange) -> int:
     return 502 if ours else error.status
 
 
-def headers_for(error: GatewayError, status: int) -> list[Header]:
-    """Retry-After, and for what a provider did: do not repeat, we have."""
-    spent = error.provider is not None and (status in REPEATED or status >= 500)
+def headers_for(error: GatewayError, status: int, exchange: Exchange) -> list[Header]:
+    """Retry-After, and for what failed at a provider: do not repeat, we have."""
+    tried = error.provider is not None or exchange.attempts > 0
+    spent = tried and (status in REPEATED or status >= 500)
     return [*error.headers(), *([(b"x-should-retry", b"false")] if spent else [])]
 
 
@@ -110,7 +111,9 @@ class ErrorMapMiddleware:
                 return
             if not seen.begun:
                 status = status_for(error, exchange)
-                await respond(send, status, error.body(), headers=headers_for(error, status))
+                await respond(
+                    send, status, error.body(), headers=headers_for(error, status, exchange)
+                )
             elif seen.stream and seen.boundary:
                 await send({"type": BODY, "body": error.frame()})
             else:

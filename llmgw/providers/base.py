@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from typing import Protocol
 
 import anyio
@@ -60,6 +62,7 @@ class Clocks:
     idle: float = attrs.field(default=15, validator=gt(0))  # between two reads of a stream
     answer: float = attrs.field(default=300, validator=gt(0))  # without stream: to the whole answer
     tail: float = attrs.field(default=1, validator=gt(0))  # complete -> usage and [DONE]; law 4
+    total: float = attrs.field(default=600, validator=gt(0))  # all waits of a call; generate only
 
 
 @attrs.define
@@ -75,6 +78,7 @@ class Run:
     deployment: Deployment
     clocks: Clocks
     relay: Relay
+    left: float = math.inf  # seconds of waiting that the call has left
     answer: Answer | None = None
 
     async def begin(self, headers: Sequence[Header] = ()) -> list[bytes]:
@@ -82,23 +86,24 @@ class Run:
 
         Raises GatewayError.
         """
-        with anyio.move_on_after(self._before) as scope:
+        limit = min(self._before, self.left)
+        with self._waiting(limit) as scope:
             self.answer = await self.provider.open(self.call, self.deployment, headers)
             while True:
                 given = self._take(await self.answer.read())
                 if given:
                     return given
         assert scope.cancelled_caught  # the loop has no other way out
-        raise self._timeout("first token" if self.call.stream else "answer", self._before)
+        raise self._timeout("first token" if self.call.stream else "answer", limit)
 
     async def more(self) -> list[bytes]:
         """The payloads that came next, [] when the answer is complete. Raises GatewayError."""
         while not self.ended:
             complete = self.relay.complete
-            limit = self.clocks.tail if complete else self.clocks.idle
+            limit = min(self.clocks.tail if complete else self.clocks.idle, self.left)
             assert self.answer is not None  # begin() has opened it
             payloads: list[bytes] | None = None
-            with anyio.move_on_after(limit):
+            with self._waiting(limit):
                 payloads = await self.answer.read()
             if payloads is None:
                 if not complete:
@@ -120,6 +125,13 @@ class Run:
         if self.answer is not None:
             with anyio.move_on_after(CLEANUP, shield=True):
                 await self.answer.aclose()
+
+    @contextmanager
+    def _waiting(self, limit: float) -> Generator[anyio.CancelScope]:
+        began = anyio.current_time()
+        with anyio.move_on_after(max(0, limit)) as scope:
+            yield scope
+        self.left -= anyio.current_time() - began
 
     @property
     def _before(self) -> float:

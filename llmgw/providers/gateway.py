@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 
 import anyio
 import attrs
 
 from llmgw import telemetry
-from llmgw.errors import GatewayError
+from llmgw.cooldown import Cooldown, MemoryCooldown
+from llmgw.errors import GatewayError, InvalidRequestError, NotFoundError, RateLimitError
 from llmgw.exchange import Attempt, Deployment
 from llmgw.providers.base import Clocks, Provider, Run
 from llmgw.providers.echo import EchoProvider
@@ -18,9 +20,10 @@ from llmgw.providers.keys import resolve
 from llmgw.providers.litellm import LiteLLMProvider, count_tokens
 from llmgw.providers.openai import OpenAIProvider
 from llmgw.relay import Relay
-from llmgw.retrying import RetryPolicy
+from llmgw.retrying import RetryBudget, RetryPolicy
+from llmgw.routing import Candidate, Turn, Walk
 from llmgw.upstream import Upstream
-from llmgw.wire import CompletionChunk, CompletionRequest, read_chunk
+from llmgw.wire import Call, CompletionChunk, CompletionRequest, read_chunk
 
 
 def default_providers(clocks: Clocks | None = None) -> dict[str, Provider]:
@@ -42,16 +45,22 @@ def resolve_from_environment(model: str) -> Deployment:
 class LLMGatewayProvider:
     """Every provider behind one call.
 
-    ``deployments`` names models of your own; any other name goes by its provider's prefix and the
-    keys in the environment. Transient errors are retried by ``retry`` until the first chunk has
-    been given.
+    ``deployments`` names models of your own, each one place or several that are asked in order; any
+    other name goes by its provider's prefix and the keys in the environment. Until the first chunk
+    has been given, transient errors are retried by ``retry`` and the next deployment is asked, at
+    most ``attempts`` times in all; what keeps failing is left alone by ``cooldown``.
     """
 
-    deployments: Mapping[str, Deployment] = attrs.field(factory=dict[str, Deployment], kw_only=True)
+    deployments: Mapping[str, Deployment | Sequence[Deployment]] = attrs.field(
+        factory=dict[str, Deployment | Sequence[Deployment]], kw_only=True
+    )
     resolve: Callable[[str], Deployment] = attrs.field(
         default=resolve_from_environment, kw_only=True
     )
     retry: RetryPolicy = attrs.field(factory=RetryPolicy, kw_only=True)
+    budget: RetryBudget | None = attrs.field(factory=RetryBudget, kw_only=True)
+    cooldown: Cooldown = attrs.field(factory=MemoryCooldown, kw_only=True)
+    attempts: int = attrs.field(default=6, kw_only=True)
     clocks: Clocks = attrs.field(factory=Clocks, kw_only=True)
     providers: Mapping[str, Provider] = attrs.field(
         default=attrs.Factory(lambda self: default_providers(self.clocks), takes_self=True),
@@ -67,28 +76,22 @@ class LLMGatewayProvider:
         """
         call = request.call
         inference = telemetry.Inference(call)
-        attempt = Attempt()
-        run: Run | None = None
+        asking = Asking(self, call)
         error: Exception | None = None
         inference.start()
         try:
-            attempt.deployment = self.deployments.get(call.model) or self.resolve(call.model)
-            attempt.provider = attempt.deployment.provider
             with inference.use():
-                run, given = await self._begin(request, attempt)
-            attempt.first_token_at = time.perf_counter()
+                given = await asking.begin()
             while given:
                 for payload in given:
                     yield read_chunk(payload)
-                given = await run.more() if call.stream else []
+                given = await asking.more() if call.stream else []
         except Exception as exc:
             error = exc
             raise
         finally:
-            if run is not None:
-                run.relay.report(attempt)
-                await run.aclose()
-            inference.finish(attempt, error)
+            await asking.aclose()
+            inference.finish(asking.attempt, error)
 
     async def count_tokens(self, *, text: str, model: str) -> int:
         """How many tokens ``text`` is for ``model``; estimated if its tokenizer is not public."""
@@ -99,24 +102,108 @@ class LLMGatewayProvider:
         for provider in self.providers.values():
             await provider.aclose()
 
-    async def _begin(self, request: CompletionRequest, attempt: Attempt) -> tuple[Run, list[bytes]]:
-        assert attempt.deployment is not None
-        deployment = attempt.deployment
-        while True:
-            relay = Relay(request.call, deployment.provider)
-            provider = self.providers[deployment.via]
-            run = Run(provider, request.call, deployment, self.clocks, relay)
+    def candidates(self, model: str) -> list[Candidate]:
+        """The deployments of a model, in order. Raises NotFoundError, AuthError."""
+        found = self.deployments.get(model) or self.resolve(model)
+        places = [found] if isinstance(found, Deployment) else found
+        return [Candidate(place, f"{model}/{at}") for at, place in enumerate(places)]
+
+
+@attrs.define(eq=False)
+class Asking:
+    """One call: from deployment to deployment until one begins to answer, then its answer."""
+
+    owner: LLMGatewayProvider
+    call: Call
+    attempt: Attempt = attrs.field(factory=Attempt)
+    left: float = attrs.field(
+        default=attrs.Factory(lambda self: self.owner.clocks.total, takes_self=True)
+    )
+    runs: int = 0
+    turn: Turn | None = None
+    run: Run | None = None
+
+    async def begin(self) -> list[bytes]:
+        """The first payloads, of the first deployment that answers. Raises GatewayError."""
+        walk = Walk(self.owner.candidates(self.call.model), self.owner.cooldown)
+        if self.owner.budget is not None:
+            self.owner.budget.deposit()
+        error: GatewayError = NotFoundError("There is no deployment for this model.", param="model")
+        while (turn := await walk.next()) is not None:
+            self.turn, before = turn, self.runs
+            try:
+                return await self._ask(turn)
+            except GatewayError as exc:
+                error = exc
+                await self._failed(exc, self.runs - before)
+            if not error.next or self.runs >= self.owner.attempts:
+                break
+        raise error
+
+    async def more(self) -> list[bytes]:
+        """The next payloads, [] at the end. Raises GatewayError."""
+        assert self.run is not None
+        try:
+            given = await self.run.more()
+        except GatewayError as exc:
+            await self._failed(exc, 1)
+            raise
+        if not given:
+            await self._succeeded()
+        return given
+
+    async def aclose(self) -> None:
+        """Close what is open, and tell what was learnt."""
+        if self.run is not None:
+            self.run.relay.report(self.attempt)
+            await self.run.aclose()
+        if self.turn is not None and self.turn.probe:
+            with anyio.CancelScope(shield=True):
+                await self.owner.cooldown.release(self.turn.candidate.id)
+
+    async def _ask(self, turn: Turn) -> list[bytes]:
+        """One deployment, as often as the policy says."""
+        owner, deployment = self.owner, turn.candidate.deployment
+        allowed = 1 if turn.probe else min(owner.retry.attempts, owner.attempts - self.runs)
+        for number in itertools.count(1):
+            self.runs += 1
+            self.attempt = Attempt(number, deployment, deployment.provider)
+            relay = Relay(self.call, deployment.provider)
+            provider = owner.providers[deployment.via]
+            run = self.run = Run(provider, self.call, deployment, owner.clocks, relay, self.left)
             try:
                 given = await run.begin(telemetry.inject())
             except GatewayError as exc:
                 await run.aclose()
-                wait = self.retry.wait_after(attempt.number, exc)
+                self.left = run.left
+                wait = self._wait(number, allowed, turn, exc)
                 if wait is None:
                     raise
-            except BaseException:
-                await run.aclose()
-                raise
+                await anyio.sleep(wait)
+                self.left -= wait
             else:
-                return run, given
-            attempt.number += 1
-            await anyio.sleep(wait)
+                self.attempt.first_token_at = time.perf_counter()
+                if turn.probe or not self.call.stream:
+                    await self._succeeded()
+                return given
+        raise AssertionError("itertools.count() ends")
+
+    def _wait(self, number: int, allowed: int, turn: Turn, error: GatewayError) -> float | None:
+        if number >= allowed or (isinstance(error, RateLimitError) and turn.left):
+            return None
+        wait = self.owner.retry.wait_after(number, error)
+        budget = self.owner.budget
+        if wait is None or wait >= self.left or (budget is not None and not budget.withdraw()):
+            return None
+        return wait
+
+    async def _succeeded(self) -> None:
+        if self.turn is not None:
+            turn, self.turn = self.turn, None
+            await self.owner.cooldown.success(turn.candidate.id, probe=turn.probe)
+
+    async def _failed(self, error: GatewayError, runs: int) -> None:
+        if self.turn is not None and not isinstance(error, InvalidRequestError):
+            turn, self.turn = self.turn, None
+            wait = error.retry_after if isinstance(error, RateLimitError) else None
+            await self.owner.cooldown.failure(turn.candidate.id, wait, runs)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import importlib
 import os
+import sys
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -62,6 +63,7 @@ def _import() -> Any:
     module.disable_hf_tokenizer_download = True
     module.telemetry = False
     module.drop_params = True  # a parameter that a provider lacks is not the client's fault
+    module.REPEATED_STREAMING_CHUNK_LIMIT = sys.maxsize  # a model may repeat itself
     return module
 
 

@@ -133,7 +133,10 @@ def test_names_beyond_the_groups_are_open_on_loopback_only() -> None:
     keys = [key()]
     beyond = Server(host="0.0.0.0")
 
-    assert models(Settings(models=ECHO), GROQ_API_KEY="k").find("groq/m").provider == "groq"
+    assert (
+        models(Settings(models=ECHO), GROQ_API_KEY="k").find("groq/m")[0].deployment.provider
+        == "groq"
+    )
     with pytest.raises(NotFoundError):
         models(Settings(models=ECHO, server=beyond, keys=keys), GROQ_API_KEY="k").find("groq/m")
     opened = Server(host="0.0.0.0", open_models=True)
@@ -147,7 +150,7 @@ def test_a_group_without_its_key_says_so_to_who_asks() -> None:
 
     with pytest.raises(AuthError, match="GROQ_API_KEY"):
         found.find("paid")
-    assert found.find("a").provider == "echo"
+    assert found.find("a")[0].deployment.provider == "echo"
     assert "GROQ_API_KEY" in found.problems[0]
 
 

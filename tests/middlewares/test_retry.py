@@ -10,9 +10,10 @@ from llmgw import errors, layer, stack
 from llmgw.asgi import ASGIApp, Message, Receive, Scope, Send
 from llmgw.errors import GatewayError
 from llmgw.exchange import ATTEMPT, EXCHANGE, Attempt, Deployment, Exchange
+from llmgw.gate import HELD
 from llmgw.middlewares.error_map import ErrorMapMiddleware
 from llmgw.middlewares.request_id import RequestIDMiddleware
-from llmgw.middlewares.retry import HELD, RetryMiddleware
+from llmgw.middlewares.retry import RetryMiddleware
 from llmgw.retrying import RetryPolicy
 from llmgw.testing import ScriptedApp, Step, exchange, no_receive, no_send
 

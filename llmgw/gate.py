@@ -1,0 +1,67 @@
+"""Gate: a ``send`` for one run of an app, which holds a response that may be rejected.
+
+Used by the layers that run an app more than once (Retry, Fallback). What a run has sent is either
+let through, and then nothing can be run again, or dropped.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+from llmgw.asgi import START, ASGIApp, Message, Scope, Send, ends, find_header
+from llmgw.body import Body
+from llmgw.errors import GatewayError, lone, parse_retry_after
+
+# Of an app that raises nothing of ours: statuses that are made on the way to the model.
+# openai-python e43b4224, _should_retry, has every 5xx and 409 besides.
+STATUSES = frozenset({408, 429, 502, 503, 504})
+HELD = 64 << 10  # bytes of a rejected response that are kept; a larger one is let through
+
+
+@attrs.define
+class Gate:
+    """A ``send`` that lets a response through, or holds it as one to be rejected."""
+
+    send: Send
+    body: Body
+    last: bool  # no further run: nothing is held
+    held: list[Message] = attrs.field(factory=list[Message])
+    size: int = 0
+    begun: bool = False
+    status: int | None = None
+    retry_after: float | None = None
+
+    async def __call__(self, message: Message) -> None:
+        """Send the message or hold it."""
+        if message["type"] == START:
+            self.status = message["status"]
+            self.retry_after = parse_retry_after(
+                find_header(message.get("headers", ()), b"retry-after")
+            )
+        if self.begun:
+            await self.send(message)
+        else:
+            self.held.append(message)
+            self.size += len(message.get("body", b""))
+            if self.last or self.status not in STATUSES or self.size > HELD:
+                await self.release()
+        if ends(message):
+            self.body.end()  # an app that listens until the client leaves would never return
+
+    async def release(self) -> None:
+        """Let the response begin."""
+        self.begun = True
+        held, self.held = self.held, []
+        for message in held:
+            await self.send(message)
+
+    async def run(self, app: ASGIApp, scope: Scope) -> GatewayError | None:
+        """Run the app once; the error that it raised, if it is one of ours."""
+        try:
+            await app(scope, self.body.replay(), self)
+        except Exception as exc:
+            error = lone(exc)
+            if not isinstance(error, GatewayError):
+                raise
+            return error
+        return None

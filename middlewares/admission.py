@@ -1,0 +1,88 @@
+"""Admission: what comes in is bounded: requests at once, bytes, and the client's time.
+
+Reads    the request body, at most ``max_body`` bytes, which is held.
+Writes   nothing but its count.
+Raises   OverloadedError (503) when ``max_concurrent`` exchanges run; InvalidRequestError for a body
+         that is too large (413) or too slow (408). OSError out of a ``send`` that the client does
+         not read within ``send_s``: it is gone.
+Place    below Auth: a stranger takes no room. Above all that holds something while it waits.
+Source   load shedding: "Handling Overload", Site Reliability Engineering, O'Reilly 2016. The
+         defaults are chosen.
+"""
+
+from __future__ import annotations
+
+import anyio
+import attrs
+
+from llmgw.asgi import ASGIApp, Message, Receive, Scope, Send
+from llmgw.body import Body, read_whole_body
+from llmgw.errors import InvalidRequestError, OverloadedError
+from llmgw.exchange import enter
+from llmgw.stack import Place
+
+ROOM = "what waits there takes room"
+PLACE = Place(
+    below={"ErrorMap": "only ErrorMap writes errors", "Auth": "a stranger takes no room"},
+    above=dict.fromkeys(("Hold", "Inference", "Deadline", "Fallback", "Retry"), ROOM),
+)
+MAX_CONCURRENT = 1000  # exchanges at once
+MAX_BODY = 10 << 20  # bytes; the gateway's default for limits.max_body_bytes
+BODY_S, SEND_S = 30.0, 30.0  # seconds for the client to send its body, and to read a message
+
+
+@attrs.define
+class Count:
+    """How many exchanges run."""
+
+    running: int = 0
+
+
+@attrs.frozen
+class AdmissionMiddleware:
+    """Admit at most ``max_concurrent`` exchanges, with bodies that come whole and in time."""
+
+    app: ASGIApp
+    max_concurrent: int = attrs.field(default=MAX_CONCURRENT, kw_only=True)
+    max_body: int = attrs.field(default=MAX_BODY, kw_only=True)
+    body_s: float = attrs.field(default=BODY_S, kw_only=True)
+    send_s: float = attrs.field(default=SEND_S, kw_only=True)
+    _count: Count = attrs.field(factory=Count, init=False, repr=False)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one exchange."""
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        if self._count.running >= self.max_concurrent:
+            raise OverloadedError("The gateway is full: too many requests at once.", retry_after=1)
+        exchange, scope, send = enter(scope, send)
+        self._count.running += 1
+        try:
+            body = await self._read(receive)
+            if not body.complete:
+                exchange.left = True
+                return
+            await self.app(scope, body, Patient(send, self.send_s))
+        finally:
+            self._count.running -= 1
+
+    async def _read(self, receive: Receive) -> Body:
+        with anyio.move_on_after(self.body_s):
+            return await read_whole_body(receive, limit=self.max_body)
+        message = f"The request body did not arrive within {self.body_s:g} s."
+        raise InvalidRequestError(message, status=408, code="request_timeout")
+
+
+@attrs.frozen
+class Patient:
+    """A ``send`` that waits so long for the client to read, and no longer."""
+
+    send: Send
+    seconds: float
+
+    async def __call__(self, message: Message) -> None:
+        """Send the message. Raises OSError, as for a broken connection, when nobody reads."""
+        with anyio.move_on_after(self.seconds) as clock:
+            await self.send(message)
+        if clock.cancelled_caught:
+            raise ConnectionAbortedError(f"the client read nothing for {self.seconds:g} s")

@@ -1,0 +1,91 @@
+"""Deadline: one clock over the whole exchange, whatever happens within.
+
+Reads    the request header ``x-request-timeout`` (seconds): it may shorten the clock, not lengthen
+         it.
+Writes   ``exchange.deadline``, by which the layers below know what is worth a wait.
+Raises   errors.TimeoutError (504) when the clock has run out and the response is not complete;
+         InvalidRequestError for a header that is no positive number.
+Place    above Fallback and Retry: one clock for all deployments and attempts. Below Inference,
+         whose span holds the whole wait.
+Source   the law of failure (docs/reliability.md). TOTAL: openai-python's own default, 600 s.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+
+import anyio
+import attrs
+
+from llmgw import errors
+from llmgw.asgi import ASGIApp, Message, Receive, Scope, Send, ends, find_header
+from llmgw.errors import InvalidRequestError
+from llmgw.exchange import Exchange, enter
+from llmgw.stack import Place
+
+ALL = "one clock for all deployments and attempts"
+PLACE = Place(
+    below={"ErrorMap": "only ErrorMap writes errors", "Inference": "its span holds the whole wait"},
+    above=dict.fromkeys(("Fallback", "Retry"), ALL),
+)
+TOTAL = 600.0  # seconds; openai-python e43b4224, src/openai/_constants.py
+HEADER = b"x-request-timeout"
+
+
+def asked(scope: Scope) -> float:
+    """How long the client wants to wait at most, in seconds; for ever if it does not say."""
+    value = find_header(scope["headers"], HEADER)
+    if value is None:
+        return math.inf
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = math.nan
+    if not seconds > 0:
+        name = HEADER.decode()
+        raise InvalidRequestError(f"The header {name} is no positive number.", param=name)
+    return seconds
+
+
+@attrs.define(eq=False)
+class Timed:
+    """A ``send`` during which the clock stands still: a slow client is not the upstream's fault."""
+
+    send: Send
+    clock: anyio.CancelScope
+    exchange: Exchange
+    ended: bool = False
+
+    async def __call__(self, message: Message) -> None:
+        """Send the message."""
+        left, began = self.clock.deadline, time.monotonic()
+        self.clock.deadline = math.inf
+        try:
+            await self.send(message)
+        finally:
+            took = time.monotonic() - began
+            self.clock.deadline = left + took
+            self.exchange.deadline = (self.exchange.deadline or began) + took
+            self.ended = self.ended or ends(message)
+
+
+@attrs.frozen
+class DeadlineMiddleware:
+    """Bound every exchange to ``total`` seconds, less the time that the client takes to read."""
+
+    app: ASGIApp
+    total: float = attrs.field(default=TOTAL, kw_only=True)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one exchange."""
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        exchange, scope, send = enter(scope, send)
+        total = min(self.total, asked(scope))
+        exchange.deadline = time.monotonic() + total
+        with anyio.CancelScope(deadline=anyio.current_time() + total) as clock:
+            timed = Timed(send, clock, exchange)
+            await self.app(scope, receive, timed)
+        if clock.cancelled_caught and not timed.ended:
+            raise errors.TimeoutError(f"The answer was not complete within {total:g} s.")

@@ -1,0 +1,52 @@
+"""Drain: while the process is ending, new requests are refused and what runs is brought to an end.
+
+Reads    the Drain, which the app's end begins.
+Writes   the response header ``connection: close`` on a refusal: the next request goes elsewhere.
+Raises   OverloadedError (503) for a request that comes too late, or was cut when its time was up.
+Place    below ErrorMap, which tells the client; above all that takes time.
+Source   the drain of the law of failure (docs/reliability.md).
+"""
+
+from __future__ import annotations
+
+import anyio
+import attrs
+
+from llmgw.asgi import ASGIApp, Receive, Scope, Send
+from llmgw.drain import Drain
+from llmgw.errors import OverloadedError
+from llmgw.exchange import enter
+from llmgw.stack import Place
+
+ALL = "what takes time must be cut by it"
+PLACE = Place(
+    below={"ErrorMap": "only ErrorMap writes errors"},
+    above=dict.fromkeys(("Admission", "Hold", "Inference", "Deadline", "Fallback", "Retry"), ALL),
+)
+ELSEWHERE = 1.0  # seconds until a repeat makes sense: another process listens
+
+
+@attrs.frozen
+class DrainMiddleware:
+    """Refuse what comes after ``drain`` has begun, end what it cuts."""
+
+    app: ASGIApp
+    drain: Drain = attrs.field(factory=Drain, kw_only=True)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one exchange."""
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        exchange, scope, send = enter(scope, send)
+        if self.drain.begun:
+            exchange.headers[b"connection"] = b"close"
+            raise OverloadedError("The gateway is shutting down.", retry_after=ELSEWHERE)
+        with anyio.CancelScope() as running:
+            self.drain.enter(running)
+            try:
+                await self.app(scope, receive, send)
+            finally:
+                self.drain.leave(running)
+        if running.cancelled_caught:
+            text = "The gateway shut down before the answer was complete."
+            raise OverloadedError(text, retry_after=ELSEWHERE)
