@@ -19,6 +19,7 @@ import attrs
 from attrs.validators import ge, gt
 
 FAILURES, FOR = 3, 10.0  # in a row; seconds
+LIMIT = 10_000  # deployments that are remembered: clients may make up names; chosen
 PROBE = 60.0  # seconds after which a probe that told nothing is taken for lost; chosen
 
 
@@ -96,6 +97,8 @@ class MemoryCooldown:
     async def failure(self, name: str, retry_after: float | None = None, count: int = 1) -> None:
         """See Cooldown."""
         circuit = self._circuits.setdefault(name, Circuit())
+        if len(self._circuits) > LIMIT:
+            del self._circuits[next(iter(self._circuits))]  # the oldest
         circuit.failures += count
         circuit.probed_at = None
         if retry_after is not None or circuit.failures >= self.failures:

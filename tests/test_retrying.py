@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmgw import errors
-from llmgw.retrying import RetryPolicy
+from llmgw.retrying import RetryBudget, RetryPolicy
 
 
 @given(
@@ -61,3 +61,36 @@ def test_a_policy_that_makes_no_sense_is_refused(field: str) -> None:
     """When it is built."""
     with pytest.raises(ValueError, match=field):
         RetryPolicy(**{field: -1})
+
+
+def test_a_budget_bounds_the_repeats_of_all_together() -> None:
+    """When everything fails, a fifth of the requests is repeated, and the reserve."""
+    now = 0.0
+    budget = RetryBudget(0.2, reserve=1, clock=lambda: now)
+    reserve = sum(budget.withdraw() for _ in range(100))
+
+    repeated = 0
+    for _ in range(1000):
+        budget.deposit()
+        repeated += budget.withdraw()
+
+    assert reserve == 10
+    assert 195 <= repeated <= 201
+
+
+def test_the_reserve_comes_back_with_time() -> None:
+    """A service with little traffic can always repeat; what is saved has a bound."""
+    now = 0.0
+    budget = RetryBudget(0, reserve=1, clock=lambda: now)
+    while budget.withdraw():
+        pass
+
+    now = 2.0
+    assert [budget.withdraw() for _ in range(3)] == [True, True, False]
+    now = 1e6
+    assert sum(budget.withdraw() for _ in range(100)) == 20
+
+
+def test_a_budget_of_nothing_repeats_nothing() -> None:
+    """Not even once."""
+    assert not RetryBudget(0, reserve=0).withdraw()

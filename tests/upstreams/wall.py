@@ -1,8 +1,8 @@
 """An OpenAI-compatible server over raw sockets that breaks on purpose.
 
 The model's name chooses the fault (FAULTS), ``@`` its parameter, ``:`` a label that means nothing:
-``cut-rst``, ``429-after@2``, ``500-once:mine``. It runs in a thread of its own, so that a test may use
-any event loop; or alone, for clients in other languages:
+``cut-rst``, ``429-after@2``, ``500-once:mine``. It runs in a thread of its own, so that a test may
+use any event loop; or alone, for clients in other languages:
 
     python wall.py 9000
     POST /v1/chat/completions     GET /_attempts     POST /_reset
