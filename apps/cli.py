@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import signal
 import sys
 import time
 from hashlib import sha256
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from llmgw.apps.settings import Settings
 
 APP = "llmgw.apps.gateway:app"
+GRACE = 5  # seconds after the drain in which the server must have closed all connections; chosen
 BAD_SETTINGS = 2  # exit code, as for a bad option
 
 path_option = click.option(
@@ -74,6 +77,8 @@ def serve(
     server = settings.server
     models = models_of(settings, environ)
     click.echo(f"llmgw {__version__} on http://{server.host}:{server.port}: {models.summary}")
+    # uvicorn ends by raising the signal again, for whoever stood here before: the drain went well
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     uvicorn.run(
         APP,
         host=server.host,
@@ -84,6 +89,7 @@ def serve(
         log_level="warning",
         server_header=False,
         date_header=False,
+        timeout_graceful_shutdown=math.ceil(server.drain_s) + GRACE,
         timeout_keep_alive=75,  # seconds; above the 60 of common load balancers: they close first
     )
 

@@ -23,7 +23,10 @@ from llmgw.portal import on_asyncio
 
 @asynccontextmanager
 async def drained_by_sigterm(drain: Drain, seconds: float) -> AsyncGenerator[None]:
-    """While the block runs, SIGTERM drains, and then goes on to the handler that was there."""
+    """While the block runs, SIGTERM drains, and then goes on to the handler that was there.
+
+    A second SIGTERM does not wait: what runs is cut.
+    """
     before = signal.getsignal(signal.SIGTERM)
     main = threading.current_thread() is threading.main_thread()
     if not main or not on_asyncio() or not callable(before):
@@ -33,11 +36,8 @@ async def drained_by_sigterm(drain: Drain, seconds: float) -> AsyncGenerator[Non
     came = anyio.Event()
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if drain.begun:
-            before(number, frame)  # asked twice: at once
-        else:
-            drain.begun = True
-            loop.call_soon_threadsafe(came.set)
+        asked_before, drain.begun = drain.begun, True
+        loop.call_soon_threadsafe(drain.cut if asked_before else came.set)
 
     async def wait() -> None:
         await came.wait()

@@ -37,9 +37,13 @@ class Drain:
         """Take nothing new, give what runs ``seconds``, cut the rest; return when it is done."""
         self.begun = True
         await self._wait(seconds)
+        self.cut()
+        await self._wait(CUT)
+
+    def cut(self) -> None:
+        """End what runs, now."""
         for scope in list(self.running):
             scope.cancel()
-        await self._wait(CUT)
 
     async def _wait(self, seconds: float) -> None:
         if self.running:

@@ -24,7 +24,7 @@ ONCE = 0.5  # what a limited deployment may cost when there is another
 class Row:
     """A fault and its outcomes: ``ok``, a status, or ``event STATUS`` for an error in the stream.
 
-    ``stream`` and ``whole`` are without another deployment, ``stream_next`` and ``whole_next`` with.
+    ``stream`` and ``whole``: without another deployment; ``stream_next``, ``whole_next``: with one.
     ``wait``: seconds that the upstream is waited for, in the order of the four.
     """
 

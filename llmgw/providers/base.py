@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Protocol
 
 import anyio
@@ -86,14 +85,15 @@ class Run:
 
         Raises GatewayError.
         """
-        limit = min(self._before, self.left)
-        with self._waiting(limit) as scope:
-            self.answer = await self.provider.open(self.call, self.deployment, headers)
-            while True:
-                given = self._take(await self.answer.read())
-                if given:
-                    return given
-        assert scope.cancelled_caught  # the loop has no other way out
+        limit, began = min(self._before, self.left), anyio.current_time()
+        try:
+            with anyio.move_on_after(limit):
+                self.answer = await self.provider.open(self.call, self.deployment, headers)
+                while not (given := self._take(await self.answer.read())):
+                    pass
+                return given
+        finally:
+            self.left -= anyio.current_time() - began
         raise self._timeout("first token" if self.call.stream else "answer", limit)
 
     async def more(self) -> list[bytes]:
@@ -101,10 +101,7 @@ class Run:
         while not self.ended:
             complete = self.relay.complete
             limit = min(self.clocks.tail if complete else self.clocks.idle, self.left)
-            assert self.answer is not None  # begin() has opened it
-            payloads: list[bytes] | None = None
-            with self._waiting(limit):
-                payloads = await self.answer.read()
+            payloads = await self._read(limit)
             if payloads is None:
                 if not complete:
                     raise self._timeout("next chunk", limit)
@@ -126,12 +123,16 @@ class Run:
             with anyio.move_on_after(CLEANUP, shield=True):
                 await self.answer.aclose()
 
-    @contextmanager
-    def _waiting(self, limit: float) -> Generator[anyio.CancelScope]:
+    async def _read(self, limit: float) -> list[bytes] | None:
+        """What comes within ``limit`` seconds, None when nothing does."""
+        assert self.answer is not None  # begin() has opened it
         began = anyio.current_time()
-        with anyio.move_on_after(max(0, limit)) as scope:
-            yield scope
-        self.left -= anyio.current_time() - began
+        try:
+            with anyio.move_on_after(limit):
+                return await self.answer.read()
+            return None
+        finally:
+            self.left -= anyio.current_time() - began
 
     @property
     def _before(self) -> float:
