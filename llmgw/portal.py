@@ -81,7 +81,10 @@ async def call(func: Callable[..., Awaitable[T]], *args: Any) -> T:
         there.call_soon_threadsafe(lambda: task and task.cancel())
         with anyio.CancelScope(shield=True):
             await done.wait()
-        raise
+        if box.cancelled() or box.exception() is not None:
+            raise
+        # It was done before it heard: what it opened must not be lost. The caller's next wait
+        # raises the cancellation anew.
     return box.result()
 
 

@@ -85,6 +85,31 @@ async def test_cancellation_reaches_the_call() -> None:
     assert cleaned.is_set()
 
 
+async def test_what_was_done_before_the_cancellation_came_is_not_lost() -> None:
+    """A connection that was just opened can be closed only by who gets it."""
+    asked = threading.Event()
+    got: list[str] = []
+
+    async def open_slowly() -> str:
+        asked.set()
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            return "open"
+        return "never"
+
+    async def caller() -> None:
+        got.append(await portal.call(open_slowly))
+        await anyio.sleep_forever()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(caller)
+        await anyio.to_thread.run_sync(asked.wait, 5)
+        tasks.cancel_scope.cancel()
+
+    assert got == ["open"]
+
+
 async def test_calls_run_side_by_side() -> None:
     """One that waits does not keep another."""
     gate: asyncio.Event | None = None

@@ -47,6 +47,7 @@ OFF: dict[str, Any] = {
     "caching": False,
     "_skip_mcp_handler": True,
 }
+NO_KEY = "none"
 FOREIGN = {"vllm": "hosted_vllm"}  # our name -> LiteLLM's prefix
 
 
@@ -86,10 +87,12 @@ def arguments(call: Call, deployment: Deployment, headers: Sequence[Header]) -> 
     else:
         given = {key: value for key, value in found.items() if key in ALLOWED}
     extra = dict(deployment.headers) | {name.decode(): value.decode() for name, value in headers}
+    # An own server may need no key; without one LiteLLM would send it that of the environment
+    key = deployment.api_key or (NO_KEY if deployment.api_base else None)
     prefix = FOREIGN.get(deployment.provider, deployment.provider)
     ours = {
         "model": f"{prefix}/{deployment.model}",
-        "api_key": deployment.api_key,
+        "api_key": key,
         "api_base": deployment.api_base,
         "extra_headers": extra or None,
         **dict(deployment.options),

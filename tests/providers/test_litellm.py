@@ -337,6 +337,18 @@ async def test_unknown_fields_reach_who_speaks_openai(recorder: Recorder) -> Non
     assert (asked["seed"], asked["logprobs"]) == (7, True)
 
 
+async def test_an_own_server_without_a_key_gets_none(
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And never the one that the environment has for the provider's own address."""
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    here = Deployment("openai", "m", recorder.url + "/v1", via="litellm")
+
+    await ask(call_of(), here)
+
+    assert KEY not in str(recorder.requests[0].headers)
+
+
 async def test_null_is_absent(recorder: Recorder) -> None:
     """An explicit null does not become an argument."""
     await ask(call_of(max_tokens=None, user=None, stop=None), place("anthropic", recorder))
