@@ -56,6 +56,20 @@ def compat(session: nox.Session) -> None:
 
 
 @nox.session
+def soak(session: nox.Session) -> None:
+    """Ten thousand requests of random faults: what is left afterwards?"""
+    session.install("-e", ".[gateway]", *group("test"))
+    session.run("python", "-m", "tests.soak", *session.posargs)
+
+
+@nox.session
+def clients(session: nox.Session) -> None:
+    """LangChain, and openai-node where there is a Node, against the gateway and the wall."""
+    session.install("-e", ".[gateway]", *group("test"), "langchain-openai")
+    session.run("python", "-m", "tests.clients")
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Format, lint and the import floors."""
     session.install("-e", ".", *group("lint"))

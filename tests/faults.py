@@ -16,6 +16,16 @@ BEGIN, END = "<!-- faults: begin -->\n", "<!-- faults: end -->\n"
 
 # The clocks of the gateway under test, in seconds
 FIRST_TOKEN, IDLE, ANSWER, TOTAL, BACKOFF = 0.8, 0.8, 1.0, 3.0, 0.05
+SETTINGS = f"""
+[retry]
+backoff_s = {BACKOFF}
+
+[timeouts]
+first_token_s = {FIRST_TOKEN}
+idle_s = {IDLE}
+answer_s = {ANSWER}
+total_s = {TOTAL}
+"""
 FAST = 1.0  # what a failure and its retries may take beside waits for the upstream
 ONCE = 0.5  # what a limited deployment may cost when there is another
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import attrs
 import pytest
 
 from llmgw.apps.settings import (
@@ -237,3 +238,19 @@ def test_beyond_loopback_a_key_is_needed(server: Server, keys: list[Key], refuse
 
     assert bool(found) is refused
     assert not refused or "insecure" in (found or "")
+
+
+PAGE = Path(__file__).parent.parent.parent / "docs" / "configuration.md"
+
+
+def test_the_documented_file_is_the_contract(folder: Path) -> None:
+    """It is accepted, names every key of the tables, and shows their defaults."""
+    text = PAGE.read_text().partition("```toml\n")[2].partition("```")[0]
+    (folder / "llmgw.toml").write_text(text)
+
+    settings, _ = load(None, {})
+
+    for table in attrs.fields(Settings):
+        if table.name not in ("models", "keys"):
+            assert getattr(settings, table.name) == getattr(Settings(), table.name)
+            assert all(f"{field.name} = " in text for field in attrs.fields(table.type))

@@ -28,16 +28,6 @@ MODES = {
     "stream_next": (True, True),
     "whole_next": (False, True),
 }
-SETTINGS = f"""
-[retry]
-backoff_s = {faults.BACKOFF}
-
-[timeouts]
-first_token_s = {faults.FIRST_TOKEN}
-idle_s = {faults.IDLE}
-answer_s = {faults.ANSWER}
-total_s = {faults.TOTAL}
-"""
 GOOD = {TEXT, UNICODE, "x" * BIG}
 
 
@@ -133,7 +123,7 @@ def wall() -> Iterator[Wall]:
 @pytest.fixture(scope="module")
 def outcomes(serve: Serve, wall: Wall) -> Iterator[dict[str, Outcome]]:
     """All rows, asked."""
-    config = SETTINGS + "".join(case.config(wall) for case in CASES.values())
+    config = faults.SETTINGS + "".join(case.config(wall) for case in CASES.values())
     with serve(config, {"WALL_KEY": "sk-wall"}) as server:
         for streamed in (False, True):  # LiteLLM's imports are not measured
             ask(server.port, "well-litellm-whole", stream=streamed)

@@ -11,7 +11,7 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -90,7 +90,7 @@ def server(request: pytest.FixtureRequest, serve: Serve, wall: Wall) -> Iterator
 
 
 @contextlib.contextmanager
-def ask(server: Server, model: str, *, stream: bool = True) -> Iterator[http.client.HTTPResponse]:
+def ask(server: Server, model: str, *, stream: bool = True) -> Generator[http.client.HTTPResponse]:
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
     body = {"model": model, "stream": stream, "messages": [{"role": "user", "content": "hi"}]}
     headers = {"content-type": "application/json"}
@@ -324,7 +324,7 @@ async def test_no_task_is_left_after_aborted_requests(wall: Wall, anyio_backend_
     app = build(settings, {}, default_providers())
     port = free_port()
     serving = uvicorn.Server(uvicorn.Config(app, port=port, lifespan="off", log_level="warning"))
-    serving.capture_signals = contextlib.nullcontext  # type: ignore[method-assign]
+    serving.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]
     task = asyncio.create_task(serving.serve())
     while not serving.started:  # noqa: ASYNC110 - uvicorn has no event for it
         await asyncio.sleep(0.01)

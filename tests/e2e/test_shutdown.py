@@ -54,10 +54,10 @@ ANSWERS: list[http.client.HTTPResponse] = []
 def closed() -> Iterator[None]:
     """What a test leaves open is closed."""
     yield
-    for one in (*ANSWERS, *OPEN):
-        one.close()
-    ANSWERS.clear()
-    OPEN.clear()
+    while ANSWERS:
+        ANSWERS.pop().close()
+    while OPEN:
+        OPEN.pop().close()
 
 
 def request(server: Server, method: str, path: str, body: Any = None) -> http.client.HTTPConnection:

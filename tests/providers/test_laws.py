@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 
+import anyio
 import pytest
 
 from llmgw.errors import GatewayError
@@ -41,9 +42,8 @@ async def provider(wall: Wall) -> AsyncIterator[LLMGatewayProvider]:
 
 def places(wall: Wall, *models: str) -> list[Deployment]:
     """Deployments at the wall."""
-    return [
-        Deployment("openai", model, f"{wall.url}/v1", "sk-wall", name=model) for model in models
-    ]
+    base = f"{wall.url}/v1"
+    return [Deployment("openai", model, base, "sk-wall", name=model) for model in models]
 
 
 async def outcome(provider: LLMGatewayProvider, *, stream: bool) -> tuple[str, str]:
@@ -91,8 +91,6 @@ async def test_a_consumer_that_takes_its_time_is_no_timeout(
     provider: LLMGatewayProvider, wall: Wall
 ) -> None:
     """The clocks time only the wait for the upstream."""
-    import anyio
-
     provider.clocks = Clocks(first_token=0.4, idle=0.3, total=0.5)
     provider.deployments = {"it": places(wall, "well")}
     request = CompletionRequest(
