@@ -252,5 +252,6 @@ def test_the_documented_file_is_the_contract(folder: Path) -> None:
 
     for table in attrs.fields(Settings):
         if table.name not in ("models", "keys"):
-            assert getattr(settings, table.name) == getattr(Settings(), table.name)
-            assert all(f"{field.name} = " in text for field in attrs.fields(table.type))
+            default = getattr(Settings(), table.name)
+            assert getattr(settings, table.name) == default
+            assert all(f"{field} = " in text for field in attrs.asdict(default))
