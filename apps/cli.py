@@ -21,7 +21,7 @@ from llmgw.errors import GatewayError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from llmgw.apps import gateway
+    from llmgw.apps.catalog import Models
     from llmgw.apps.settings import Settings
 
 APP = "llmgw.apps.gateway:app"
@@ -72,7 +72,7 @@ def serve(
 
     import uvicorn
 
-    from llmgw.apps.gateway import models_of
+    from llmgw.apps.catalog import models_of
 
     server = settings.server
     models = models_of(settings, environ)
@@ -99,10 +99,11 @@ def serve(
 def check(path: Path | None) -> None:
     """Check the settings and draw the stack as it will run."""
     from llmgw.apps import gateway
+    from llmgw.apps.catalog import models_of
     from llmgw.stack import describe
 
     settings, environ = load(path)
-    models = gateway.models_of(settings, environ)
+    models = models_of(settings, environ)
     layers = [
         *gateway.outer_layers(settings),
         *gateway.inner_layers(settings),
@@ -121,7 +122,7 @@ def check(path: Path | None) -> None:
 @click.argument("models", nargs=-1)
 def smoke(path: Path | None, models: tuple[str, ...]) -> None:
     """Make one real, short call for each configured model, or for MODELS."""
-    from llmgw.apps.gateway import models_of
+    from llmgw.apps.catalog import models_of
 
     settings, environ = load(path)
     known = models_of(settings, environ)
@@ -137,7 +138,7 @@ def smoke(path: Path | None, models: tuple[str, ...]) -> None:
     sys.exit(0 if good else 1)
 
 
-async def _ask(known: gateway.Models, model: str) -> str:
+async def _ask(known: Models, model: str) -> str:
     from llmgw.providers import CompletionRequest, LLMGatewayProvider
 
     places = [candidate.deployment for candidate in known.find(model)]

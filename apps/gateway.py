@@ -8,28 +8,22 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import attrs
 
 from llmgw import telemetry
+from llmgw.apps.catalog import Models, models_of
 from llmgw.apps.completion import CompletionApp
 from llmgw.apps.health import HealthApp
 from llmgw.apps.metrics import MetricsApp
 from llmgw.apps.models import ModelsApp
-from llmgw.apps.settings import (
-    Settings,
-    SettingsError,
-    deployment_of,
-    load,
-    refusal,
-)
+from llmgw.apps.settings import Settings, SettingsError, load, refusal
 from llmgw.apps.shutdown import drained_by_sigterm
+from llmgw.apps.table import GET, POST, Route, Table
 from llmgw.asgi import ASGIApp, Receive, Scope, Send
 from llmgw.cooldown import MemoryCooldown
 from llmgw.drain import Drain
-from llmgw.errors import GatewayError, InvalidRequestError, NotFoundError, PermissionDeniedError
-from llmgw.exchange import EXCHANGE, Deployment, Exchange
 from llmgw.middlewares.access_log import AccessLogMiddleware
 from llmgw.middlewares.admission import AdmissionMiddleware
 from llmgw.middlewares.auth import AuthMiddleware
@@ -44,30 +38,22 @@ from llmgw.middlewares.metrics import MetricsMiddleware
 from llmgw.middlewares.request_id import RequestIDMiddleware
 from llmgw.middlewares.retry import RetryMiddleware
 from llmgw.middlewares.tracing import TracingMiddleware
-from llmgw.providers import keys
 from llmgw.providers.base import Clocks, Provider
 from llmgw.providers.gateway import default_providers
 from llmgw.retrying import RetryBudget, RetryPolicy
-from llmgw.routing import Candidate, Group, order_of
 from llmgw.stack import Layer, layer, stack
 
-ECHO = "echo"  # the model that is served when nothing else is configured
+NO_CACHE = {b"x-cache-status": b"MISS"}  # a cache below says otherwise
 
 
 def outer_layers(settings: Settings, models: frozenset[str] = frozenset()) -> list[Layer]:
     """The layers around every path, outermost first."""
     return [
-        layer(
-            RequestIDMiddleware, headers={b"x-cache-status": b"MISS"}
-        ),  # else answers below lack the id
+        layer(RequestIDMiddleware, headers=NO_CACHE),  # further in, answers above lack the id
         layer(AccessLogMiddleware),  # below ErrorMap it would log no final status
         layer(TracingMiddleware),  # below Metrics its time would miss what Metrics costs
-        layer(
-            MetricsMiddleware, models=models
-        ),  # below ErrorMap it would not count errors as the client got them
-        layer(
-            ErrorMapMiddleware
-        ),  # above any of these, an error would pass them without a response
+        layer(MetricsMiddleware, models=models),  # below ErrorMap it would miss what clients got
+        layer(ErrorMapMiddleware),  # above any of these, an error would pass them unanswered
     ]
 
 
@@ -75,9 +61,7 @@ def inner_layers(settings: Settings, drain: Drain | None = None) -> list[Layer]:
     """The layers around the model routes only: health and metrics meet no limit."""
     accounts = {key.sha256: key.name for key in settings.keys}
     return [
-        layer(
-            DrainMiddleware, drain=drain or Drain()
-        ),  # further in, it could not cut what is there
+        layer(DrainMiddleware, drain=drain or Drain()),  # further in, it could not cut all
         layer(AuthMiddleware, keys=accounts)  # further in, strangers would cost us a body
         if accounts
         else layer(LoopbackMiddleware),  # the same place: without keys, this machine is the key
@@ -125,148 +109,6 @@ def call_layers(settings: Settings, models: Models) -> list[Layer]:
             max_body=limit,
         ),
     ]
-
-
-@attrs.frozen
-class Route:
-    """What serves a path: an app, and the methods it knows."""
-
-    app: ASGIApp
-    methods: frozenset[str]
-
-
-GET, POST = frozenset({"GET", "HEAD"}), frozenset({"POST"})
-
-
-@attrs.frozen
-class Table:
-    """Path -> app. What is not listed is 404; a path that ends in ``/*`` covers all below it."""
-
-    routes: Mapping[str, Route]
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one exchange by the app of its path. Raises NotFoundError, or a 405."""
-        if scope["type"] == "websocket":
-            await receive()
-            return await send({"type": "websocket.close", "code": 1008, "reason": "not served"})
-        path: str = scope["path"]
-        template = path if path in self.routes else f"{path.rpartition('/')[0]}/*"
-        while template not in self.routes and template.count("/") > 1:
-            template = f"{template[:-2].rpartition('/')[0]}/*"
-        route = self.routes.get(template)
-        if route is None:
-            raise NotFoundError("There is nothing at this path.", code="not_found")
-        exchange: Exchange | None = scope.get(EXCHANGE)
-        if exchange is not None:
-            exchange.path = template
-        method: str = scope["method"]
-        if method not in route.methods:
-            if exchange is not None:
-                exchange.headers[b"allow"] = ", ".join(sorted(route.methods)).encode()
-            message = f"The method {method[:16]!r} is not allowed here."
-            raise InvalidRequestError(message, status=405, code="method_not_allowed")
-        await route.app(scope, receive, send)
-
-
-@attrs.frozen
-class Models:
-    """Where a model's name leads: the groups of the config, else by the provider's prefix.
-
-    A deployment whose key is missing is no candidate; ``broken`` has the errors that say so, and
-    whoever asks for a group of only such gets the first.
-    """
-
-    groups: Mapping[str, Group]
-    broken: Mapping[str, Sequence[GatewayError]]
-    environ: Mapping[str, str] = attrs.field(repr=False)
-    open: bool = False  # names outside the groups are served too
-    allowed: Mapping[str, frozenset[str]] = attrs.field(factory=dict[str, frozenset[str]])  # by key
-
-    def visible(self, exchange: Exchange) -> list[str]:
-        """The models that the client's key may ask for."""
-        allowed = self.allowed.get(exchange.key or "")
-        return [name for name in self.groups if allowed is None or name in allowed]
-
-    def candidates(self, exchange: Exchange) -> list[Candidate]:
-        """The deployments for an exchange, in the order in which they are to be asked.
-
-        Raises PermissionDeniedError; NotFoundError, AuthError when there is none.
-        """
-        allowed = self.allowed.get(exchange.key or "")
-        if allowed is not None and exchange.model not in allowed:
-            raise PermissionDeniedError("This key may not use this model.", param="model")
-        return self.find(exchange.model or "")
-
-    def find(self, model: str) -> list[Candidate]:
-        """The deployments of a model. Raises NotFoundError, AuthError when a key is missing."""
-        if model in self.groups:
-            if found := order_of(self.groups, model):
-                return found
-            raise self.broken[model][0]
-        if not self.open or model == ECHO:
-            raise NotFoundError("This model is not served here.", param="model")
-        return [Candidate(keys.resolve(model, self.environ), model)]
-
-    @property
-    def summary(self) -> str:
-        """What is served, in one line."""
-        providers = keys.configured(self.environ)
-        if list(self.groups) == [ECHO] and not providers:
-            return "no provider key and no config, serving the offline model `echo`"
-        named = [", ".join(f"`{name}`" for name in self.groups)] if self.groups else []
-        by_prefix = [f"any model of {', '.join(providers)}"] if self.open and providers else []
-        return "serving " + ("; ".join([*named, *by_prefix]) or "nothing: no model is configured")
-
-    @property
-    def problems(self) -> list[str]:
-        """What will fail when it is asked for."""
-        return [
-            f"model {name!r}: {error.message}"
-            for name, errors in self.broken.items()
-            for error in errors
-        ]
-
-    async def ready(self) -> str | None:
-        """For readiness: why no model can be served, None if one can."""
-        served = any(group.candidates for group in self.groups.values())
-        by_prefix = self.open and keys.configured(self.environ)
-        return None if served or by_prefix else "no model can be served"
-
-    @property
-    def samples(self) -> list[str]:
-        """A model of each group, and of each provider with a key."""
-        return [
-            *self.groups,
-            *(keys.SAMPLES[name] for name in keys.configured(self.environ) if name in keys.SAMPLES),
-        ]
-
-
-def models_of(settings: Settings, environ: Mapping[str, str]) -> Models:
-    """The models that the settings and the environment give."""
-    known: dict[Deployment, Candidate] = {}  # one in two groups has one load and one health
-    groups: dict[str, Group] = {}
-    broken: dict[str, list[GatewayError]] = {}
-    for model in settings.models:
-        candidates: list[Candidate] = []
-        for number, wanted in enumerate(model.deployments):
-            try:
-                found = deployment_of(wanted, environ)
-            except GatewayError as exc:
-                broken.setdefault(model.name, []).append(exc)
-            else:
-                made = Candidate(found, f"{model.name}/{number}/{found.name}")
-                candidates.append(known.setdefault(found, made))
-        groups[model.name] = Group(candidates, model.strategy, model.fallbacks)
-    if not groups and not keys.configured(environ):
-        groups[ECHO] = Group([Candidate(keys.resolve(ECHO, environ), ECHO)])
-    wish = settings.server.open_models
-    return Models(
-        groups,
-        broken,
-        environ,
-        open=not settings.exposed if wish is None else wish,
-        allowed={key.name: frozenset(key.models) for key in settings.keys if key.models},
-    )
 
 
 def build(

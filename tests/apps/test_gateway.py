@@ -11,7 +11,8 @@ from typing import Any
 import anyio
 import pytest
 
-from llmgw.apps.gateway import Gateway, Models, build, models_of
+from llmgw.apps.catalog import Models, models_of
+from llmgw.apps.gateway import Gateway, build
 from llmgw.apps.settings import DeploymentSettings, Key, Model, Server, Settings
 from llmgw.asgi import ASGIApp, Message
 from llmgw.errors import AuthError, NotFoundError
