@@ -113,7 +113,8 @@ def package(session: nox.Session) -> None:
     session.install(f"{wheel}[gateway]")
     session.install("--force-reinstall", "--no-deps", str(wheel))  # same version, new content
     with session.chdir(home):
-        session.run("pytest", *session.posargs)  # not "python -m pytest": that imports the folder
+        # Not "python -m pytest": that imports the folder. The slow part says nothing of a wheel.
+        session.run("pytest", "-m", "not slow and not integration", *session.posargs)
 
 
 @nox.session(venv_backend="none")

@@ -146,12 +146,10 @@ async def _ask(known: Models, model: str) -> str:
     messages = [{"role": "user", "content": "Answer with one word: ready?"}]
     request = CompletionRequest(model=model, messages=messages, max_tokens=16)
     try:
-        async for chunk in provider.generate(request):
-            tokens = chunk.usage.total_tokens if chunk.usage else "?"
-            return f"ok, {tokens} tokens"
+        [chunk] = [chunk async for chunk in provider.generate(request)]
+        return f"ok, {chunk.usage.total_tokens if chunk.usage else '?'} tokens"
     finally:
         await provider.aclose()
-    return "no answer"
 
 
 @main.group()

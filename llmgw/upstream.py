@@ -1,57 +1,77 @@
-"""Upstream: the HTTP client behind one small face, on asyncio and on trio.
+"""Upstream: the HTTP client, on asyncio and on trio: a pool of connections, and one request on one.
 
-No redirects are followed, nothing is decompressed, proxies come from the environment. Errors leave
-as ours. ``httpx2`` is behind it for now and nothing above knows.
+No redirects are followed, nothing is decompressed, proxies and trust come from the environment.
+Errors leave as ours. Without I/O: http1.py; the connections: transport.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
+import time
+from collections import deque
+from collections.abc import Sequence
+from urllib.parse import urlsplit
 
+import anyio
 import attrs
-import httpx2
 
-from llmgw import errors
+from llmgw import errors, http1, transport
 from llmgw.asgi import Header
-from llmgw.errors import GatewayError, ProviderUnavailableError
+from llmgw.errors import ProviderUnavailableError
+from llmgw.http1 import ProtocolError
+from llmgw.transport import Connection, Origin
 
-CONNECTIONS = 1000  # at once to all upstreams; as many as exchanges by default
+CONNECTIONS = 1000  # at once to one origin; as many as exchanges by default
 IDLE = 30.0  # seconds a kept connection may rest; below the 60 s of common load balancers
+NETWORK = (OSError, ProtocolError)
 
 
-def translate(exc: Exception, name: str) -> GatewayError:
-    """The client library's error as ours; its own words may hold addresses and stay inside."""
-    if isinstance(exc, httpx2.ConnectTimeout | httpx2.PoolTimeout):
-        return errors.ConnectTimeoutError(f"No connection to {name} in time.", provider=name)
-    if isinstance(exc, httpx2.TimeoutException):
-        return errors.TimeoutError(f"{name} did not answer in time.", provider=name)
-    if isinstance(exc, httpx2.ConnectError):
-        return ProviderUnavailableError(f"{name} cannot be reached.", provider=name)
-    return ProviderUnavailableError(f"The connection to {name} broke.", provider=name)
+@attrs.frozen
+class Target:
+    """A URL, taken apart once."""
+
+    origin: Origin
+    host: bytes  # the header
+    path: bytes  # the request's target
+    extra: tuple[Header, ...] = ()  # what a proxy that forwards wants to see
 
 
-@attrs.define
+def target_of(url: str) -> Target:
+    """Take a URL apart. Raises ValueError."""
+    parts = urlsplit(url)
+    origin = transport.origin_of(parts)
+    default = origin.port == transport.PORTS[origin.scheme]
+    name = f"[{origin.host}]" if ":" in origin.host else origin.host
+    host = (name if default else f"{name}:{origin.port}").encode("ascii")
+    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    if not origin.through or origin.proxy is None:
+        return Target(origin, host, path.encode("ascii"))
+    whole = b"http://" + host + path.encode("ascii")
+    return Target(origin, host, whole, tuple(transport.authorization(origin.proxy)))
+
+
+@attrs.define(eq=False)
 class Response:
     """An open response: ``status``, ``headers`` (lower case), and the body by pieces."""
 
     status: int
     headers: dict[str, str]
     name: str
-    _response: httpx2.Response
-    _pieces: AsyncIterator[bytes] = attrs.field(
-        default=attrs.Factory(lambda self: self._response.aiter_raw(), takes_self=True), init=False
-    )
+    _pool: Pool
+    _connection: Connection
+    _response: http1.Response
+    _open: bool = True
 
     async def read(self) -> bytes:
         """The next piece of the body, b"" at its end. Raises ProviderUnavailableError."""
+        response = self._response
         try:
-            async for piece in self._pieces:
-                if piece:
-                    return piece
-        except (httpx2.HTTPError, OSError) as exc:
-            raise translate(exc, self.name) from exc
-        return b""
+            while not response.pieces:
+                if response.complete:
+                    return b""
+                await self._connection.pull()
+        except NETWORK as exc:
+            raise broke(self.name) from exc
+        return response.take()
 
     async def read_all(self, limit: int) -> bytes:
         """The rest of the body. Raises ProviderUnavailableError, also beyond ``limit`` bytes."""
@@ -62,24 +82,93 @@ class Response:
             size += len(piece)
             if size > limit:
                 raise ProviderUnavailableError(f"{self.name} sent too much.", provider=self.name)
-        return b"".join(parts)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def aclose(self) -> None:
         """Close the connection, or keep it when the body has been read to its end."""
-        await self._response.aclose()
-        # httpx2 nests generators and closes the outermost only: reading on, from the closed
-        # connection, ends them all.
-        with suppress(httpx2.HTTPError, httpx2.StreamError, OSError):
-            async for _ in self._pieces:
-                pass
+        if self._open:
+            self._open = False
+            await self._pool.give(self._connection, self._response)
+
+
+def broke(name: str) -> ProviderUnavailableError:
+    """What happened stays inside: the words of a network error may hold addresses."""
+    return ProviderUnavailableError(f"The connection to {name} broke.", provider=name)
+
+
+@attrs.define(eq=False)
+class Pool:
+    """The connections to one origin: the freshest is used first, the old ones fall out."""
+
+    origin: Origin
+    idle: deque[tuple[Connection, float]] = attrs.field(factory=deque[tuple[Connection, float]])
+    open: int = 0
+    closed: bool = False  # what is given back is not kept
+    waiting: deque[anyio.Event] = attrs.field(factory=deque[anyio.Event])
+
+    async def take(self) -> Connection | None:
+        """A kept connection that still stands, None when there is none."""
+        if not self.idle:
+            return None
+        oldest = time.monotonic() - IDLE
+        while self.idle and self.idle[0][1] < oldest:
+            await self.drop(self.idle.popleft()[0])
+        while self.idle:
+            connection, _ = self.idle.pop()
+            if not connection.stale():
+                return connection
+            await self.drop(connection)
+        return None
+
+    async def make(self) -> Connection:
+        """A new connection, as soon as there is room. Raises OSError, ProtocolError."""
+        while self.open >= CONNECTIONS:
+            room = anyio.Event()
+            self.waiting.append(room)
+            await room.wait()
+        self.open += 1
+        try:
+            return await transport.connect(self.origin)
+        except BaseException:
+            self._gone()
+            raise
+
+    async def give(self, connection: Connection, response: http1.Response) -> None:
+        """Take a connection back: keep it if it can be used again."""
+        connection.response = None
+        if response.keep_alive and not response.pieces and not self.closed:
+            self.idle.append((connection, time.monotonic()))
+            self._wake()
+        else:
+            await self.drop(connection)
+
+    async def drop(self, connection: Connection) -> None:
+        """Close a connection."""
+        self._gone()
+        await connection.aclose()
+
+    async def aclose(self) -> None:
+        """Close what rests; what is in use is closed when it is given back."""
+        self.closed = True
+        while self.idle:
+            await self.drop(self.idle.pop()[0])
+
+    def _gone(self) -> None:
+        self.open -= 1
+        self._wake()
+
+    def _wake(self) -> None:
+        if self.waiting:
+            self.waiting.popleft().set()
 
 
 @attrs.define(eq=False)
 class Upstream:
-    """A pool of connections, opened on first use."""
+    """Pools of connections, opened on first use; one event loop's."""
 
     connect: float = 5.0  # seconds
-    _client: httpx2.AsyncClient | None = attrs.field(default=None, init=False)
+    _pools: dict[Origin, Pool] = attrs.field(factory=dict[Origin, Pool], init=False)
+    _targets: dict[str, Target] = attrs.field(factory=dict[str, Target], init=False)
 
     async def send(
         self, method: str, url: str, *, headers: Sequence[Header], body: bytes, name: str
@@ -88,22 +177,64 @@ class Upstream:
 
         Raises ConnectTimeoutError, ProviderUnavailableError.
         """
-        if self._client is None:
-            limits = httpx2.Limits(max_connections=CONNECTIONS, keepalive_expiry=IDLE)
-            timeout = httpx2.Timeout(None, connect=self.connect, pool=self.connect)
-            self._client = httpx2.AsyncClient(
-                limits=limits, timeout=timeout, follow_redirects=False
-            )
-            self._client.headers.clear()
         try:
-            request = self._client.build_request(method, url, headers=list(headers), content=body)
-            response = await self._client.send(request, stream=True)
-        except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as exc:
-            raise translate(exc, name) from exc
-        return Response(response.status_code, dict(response.headers), name, response)
+            target = self._targets.get(url) or self._targets.setdefault(url, target_of(url))
+            every = (*headers, *target.extra)
+            head = http1.request_head(
+                method.encode("ascii"), target.path, target.host, every, len(body)
+            )
+        except (ValueError, ProtocolError) as exc:
+            text = f"The address or a header for {name} is not valid."
+            raise ProviderUnavailableError(text, provider=name) from exc
+        pool = self._pools.get(target.origin)
+        if pool is None:
+            pool = self._pools[target.origin] = Pool(target.origin)
+        while True:
+            connection = await pool.take()
+            fresh = connection is None
+            if connection is None:
+                connection = await self._connect(pool, name)
+            response = connection.response = http1.Response()
+            try:
+                try:
+                    await connection.write(head + body)
+                    while not response.ready:
+                        await connection.pull()
+                except NETWORK as exc:
+                    if not await answered(connection, response):
+                        if fresh or response.begun:
+                            raise broke(name) from exc
+                        await pool.drop(connection)  # it was closed while it rested
+                        continue
+            except BaseException:
+                await pool.drop(connection)
+                raise
+            given = response.headers
+            found = {key.decode("latin-1"): value.decode("latin-1") for key, value in given}
+            return Response(response.status, found, name, pool, connection, response)
 
     async def aclose(self) -> None:
         """Close all connections; the next ``send`` opens new ones."""
-        client, self._client = self._client, None
-        if client is not None:
-            await client.aclose()
+        pools = list(self._pools.values())
+        self._pools.clear()
+        for pool in pools:
+            await pool.aclose()
+
+    async def _connect(self, pool: Pool, name: str) -> Connection:
+        try:
+            with anyio.move_on_after(self.connect):
+                return await pool.make()
+        except NETWORK as exc:
+            text = f"{name} cannot be reached."
+            raise ProviderUnavailableError(text, provider=name) from exc
+        raise errors.ConnectTimeoutError(f"No connection to {name} in time.", provider=name)
+
+
+async def answered(connection: Connection, response: http1.Response) -> bool:
+    """Whether the other side answered before it broke the connection, as servers do that refuse."""
+    try:
+        while not response.ready:
+            await connection.pull()
+    except NETWORK:
+        return False
+    return True

@@ -54,13 +54,14 @@ class HoldMiddleware:
         if not body.complete:
             exchange.left = True
             return
-        if not body.decode(read_call).stream:
+        if body.decode(read_call).stream:
+            held = Held(self.hold_s, self.heartbeat_s)
+            async with body.watch(exchange, send, beside=held.beat) as held.send:
+                await self.app(scope, body, held)
+                held.check()
+        else:
             async with body.watch(exchange, send) as watched:
-                return await self.app(scope, body, watched)
-        held = Held(self.hold_s, self.heartbeat_s)
-        async with body.watch(exchange, send, beside=held.beat) as held.send:
-            await self.app(scope, body, held)
-            held.check()
+                await self.app(scope, body, watched)
 
 
 @attrs.define(eq=False)

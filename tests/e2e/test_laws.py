@@ -216,7 +216,7 @@ def test_leaving_while_a_retry_waits_ends_it(server: Server, wall: Wall) -> None
     connection.close()
 
     wait_for_no_requests(server)
-    assert len(wall.of(name)) == 1
+    assert len(wall.of(name)) == 1, [(one.at, one.closed_at) for one in wall.of(name)]
     wall.reset()
 
 
@@ -321,7 +321,8 @@ async def test_no_task_is_left_after_aborted_requests(wall: Wall, anyio_backend_
     settings = Settings(
         models=[Model(name="endless", deployments=places)], timeouts=Timeouts(hold_s=0.02)
     )
-    app = build(settings, {}, default_providers())
+    providers = default_providers()
+    app = build(settings, {}, providers)
     port = free_port()
     serving = uvicorn.Server(uvicorn.Config(app, port=port, lifespan="off", log_level="warning"))
     serving.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]
@@ -339,5 +340,7 @@ async def test_no_task_is_left_after_aborted_requests(wall: Wall, anyio_backend_
     left = len(asyncio.all_tasks()) - before
     serving.should_exit = True
     await task
+    for provider in providers.values():
+        await provider.aclose()
 
     assert left <= 0

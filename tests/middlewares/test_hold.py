@@ -124,6 +124,32 @@ async def test_retries_go_on_below() -> None:
     assert reply.body.endswith(COMMENT + EVENT)
 
 
+async def test_a_client_that_leaves_before_a_whole_answer_ends_the_app() -> None:
+    """Once: the app is not called again for nobody."""
+    known, asked = Exchange(), anyio.Event()
+    calls = 0
+
+    async def hang(scope: Scope, receive: Receive, send: Send) -> None:
+        nonlocal calls
+        calls += 1
+        asked.set()
+        await anyio.sleep_forever()
+
+    inbox: list[Message] = [{"type": "http.request", "body": WHOLE, "more_body": False}]
+
+    async def receive() -> Message:
+        if inbox:
+            return inbox.pop()
+        await asked.wait()
+        return {"type": "http.disconnect"}
+
+    scope: Scope = {"type": "http", "method": "POST", "headers": [], EXCHANGE: known}
+    with anyio.fail_after(5):
+        await HoldMiddleware(hang)(scope, receive, no_send)
+
+    assert (known.left, calls) == (True, 1)
+
+
 async def test_a_client_that_leaves_ends_the_app() -> None:
     """Hold runs the one watcher of the gateway: while it holds, and before."""
     gone = anyio.Event()

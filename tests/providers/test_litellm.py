@@ -223,13 +223,13 @@ CUT: Mapping[str, list[bytes]] = {
 
 @pytest.mark.parametrize("provider", CUT)
 async def test_end_without_a_finish_reason_is_a_cut(provider: str, recorder: Recorder) -> None:
-    """LiteLLM makes up a ``stop``; it is not believed."""
+    """LiteLLM up to 1.109 makes up a ``stop``, which is not believed; later it notices itself."""
     recorder.script.append(stream(CUT[provider]))
 
     with pytest.raises(errors.ProviderUnavailableError) as caught:
         await ask(call_of(stream=True), place(provider, recorder))
 
-    assert caught.value.code == "upstream_truncated"
+    assert caught.value.code in ("upstream_truncated", "provider_unavailable")
 
 
 @pytest.mark.parametrize("provider", CUT)

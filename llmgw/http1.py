@@ -1,0 +1,131 @@
+"""HTTP/1.1 as a client speaks it, without I/O: a request's head as bytes, a response from bytes.
+
+httptools (llhttp, Node's parser) reads; what it does not do is here: limits, 1xx, bodies that end
+with the connection, and whether a response is whole.
+
+Source   RFC 9112. The limits are chosen; Node's own for a head is 16 KiB.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import httptools
+
+from llmgw.asgi import Header
+
+HEAD_LIMIT = 64 << 10  # bytes of a response's head, the 1xx before it included
+BODILESS = frozenset({204, 304})
+
+
+class ProtocolError(Exception):
+    """What came is no HTTP/1.1 response."""
+
+
+def request_head(
+    method: bytes, target: bytes, host: bytes, headers: Iterable[Header], length: int
+) -> bytes:
+    """The head of a request with a body of ``length`` bytes."""
+    lines = [b"%b %b HTTP/1.1\r\nhost: %b" % (method, target, host)]
+    for name, value in headers:
+        if b"\n" in value or b"\r" in value:
+            raise ProtocolError("a header holds a line break")
+        lines.append(b"%b: %b" % (name, value))
+    lines.append(b"content-length: %d\r\n\r\n" % length)
+    return b"\r\n".join(lines)
+
+
+class Response:
+    """One response as it comes: ``feed`` it bytes, ``take`` the body's.
+
+    ``begun``: a byte has come. ``ready``: status and headers are there. ``complete``: all is.
+    """
+
+    __slots__ = (
+        *("begun", "complete", "headers", "keep_alive", "pieces", "ready", "size", "status"),
+        *("until_end", "_head", "_parser", "_sized", "_skipping"),
+    )
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.pieces: list[bytes] = []
+        self.size = 0  # bytes in ``pieces``
+        self.begun = self.ready = self.complete = False
+        self.until_end = False  # the body ends with the connection
+        self.keep_alive = False  # the connection can be used again
+        self._head = 0  # bytes until the head was complete
+        self._sized = False
+        self._skipping = False  # within a 1xx
+        self._parser = httptools.HttpResponseParser(self)
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes that came. Raises ProtocolError."""
+        self.begun = True
+        if self.complete:
+            self.keep_alive = False  # who sends more than it was asked for is not asked again
+            return
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as exc:
+            if not self.complete:  # else it is what comes after the end
+                raise ProtocolError(str(exc)) from exc
+            self.keep_alive = False
+        if not self.ready:
+            self._head += len(data)
+            if self._head > HEAD_LIMIT:
+                raise ProtocolError(f"the head is larger than {HEAD_LIMIT} bytes")
+
+    def end(self) -> None:
+        """The connection has ended. Raises ProtocolError when the response had not."""
+        if self.until_end and self.ready:
+            self.complete = True
+        if not self.complete:
+            raise ProtocolError("the connection ended before the response")
+
+    def take(self) -> bytes:
+        """The bytes of the body that have come since the last time."""
+        pieces = self.pieces
+        if not pieces:
+            return b""
+        self.pieces, self.size = [], 0
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    # What httptools calls
+
+    def on_message_begin(self) -> None:
+        """A message begins; after the response there is none that we asked for."""
+        if self.complete:
+            raise ProtocolError("another response")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header has come."""
+        name = name.lower()
+        if name in (b"content-length", b"transfer-encoding"):
+            self._sized = True
+        self.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        """The head is complete."""
+        status = self._parser.get_status_code()
+        if status < 200:
+            self._skipping = True
+            if status == 101:
+                raise ProtocolError("an upgrade that nobody asked for")
+            return
+        self.status, self.ready = status, True
+        self.until_end = not self._sized and status not in BODILESS
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of the body has come."""
+        self.pieces.append(body)
+        self.size += len(body)
+
+    def on_message_complete(self) -> None:
+        """A message is complete: the response, or a 1xx before it."""
+        if self._skipping:
+            self._skipping = self._sized = False
+            self.headers.clear()
+        elif not self.until_end:
+            self.complete = True
+            self.keep_alive = self._parser.should_keep_alive()

@@ -1,0 +1,297 @@
+"""Transport: a connection to an upstream, over TCP or TLS, straight or through a proxy.
+
+Two of one face. On asyncio a Protocol, whose bytes go into the parser as they come: a stream over
+it costs 30 us a request more (docs/decisions/0011). On any other loop, anyio's streams.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import functools
+import socket
+import ssl
+from typing import Protocol
+from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import anyio
+import anyio.lowlevel
+import attrs
+from anyio.abc import ByteStream, SocketAttribute
+from anyio.streams.tls import TLSStream
+
+from llmgw.http1 import ProtocolError, Response, request_head
+from llmgw.portal import on_asyncio
+
+PIECE = 64 << 10  # bytes read at once
+HIGH = 256 << 10  # bytes of a body that wait to be taken; then reading pauses
+PORTS = {"http": 80, "https": 443}
+HAPPY_EYEBALLS = 0.25  # seconds until the next address is tried; RFC 8305
+
+
+@attrs.frozen
+class Origin:
+    """Where to connect: a scheme, a host and a port, and the proxy on the way, if any."""
+
+    scheme: str
+    host: str
+    port: int
+    proxy: SplitResult | None = None
+
+    @property
+    def through(self) -> bool:
+        """Whether requests go to the proxy, which forwards them; else they are tunnelled."""
+        return self.proxy is not None and self.scheme == "http"
+
+
+class Connection(Protocol):
+    """An open connection; used by one request at a time."""
+
+    response: Response | None  # what incoming bytes are fed to
+
+    async def write(self, data: bytes) -> None:
+        """Send. Raises OSError."""
+        ...
+
+    async def pull(self) -> None:
+        """Wait until more has been fed to the response, or all. Raises OSError, ProtocolError."""
+        ...
+
+    def stale(self) -> bool:
+        """Whether a resting connection has been closed, or was told what nobody asked for."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close, at once; also when the caller is being cancelled."""
+        ...
+
+
+def origin_of(url: SplitResult) -> Origin:
+    """The origin of a URL, by HTTP_PROXY, HTTPS_PROXY and NO_PROXY. Raises ValueError."""
+    if url.scheme not in PORTS or not url.hostname:
+        raise ValueError("an upstream's address begins with http:// or https:// and has a host")
+    host, port = url.hostname, url.port or PORTS[url.scheme]
+    found = getproxies().get(url.scheme)
+    if not found or proxy_bypass(host):
+        return Origin(url.scheme, host, port)
+    return Origin(url.scheme, host, port, urlsplit(found if "://" in found else f"http://{found}"))
+
+
+@functools.cache
+def trust() -> ssl.SSLContext:
+    """The system's certificates, and SSL_CERT_FILE's; made once, for it takes milliseconds."""
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def authorization(proxy: SplitResult) -> list[tuple[bytes, bytes]]:
+    """The header by which a proxy knows us, from the name and password in its URL."""
+    if proxy.username is None:
+        return []
+    pair = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
+    return [(b"proxy-authorization", b"Basic " + base64.b64encode(pair.encode()))]
+
+
+async def connect(origin: Origin) -> Connection:
+    """Open a connection. Raises OSError, ProtocolError (a proxy that refuses)."""
+    proxy = origin.proxy
+    host, port = origin.host, origin.port
+    if proxy is not None:
+        host, port = proxy.hostname or "", proxy.port or PORTS.get(proxy.scheme, 80)
+    if on_asyncio():
+        connection: Fast | Slow = await Fast.open(host, port)
+    else:
+        connection = Slow(await anyio.connect_tcp(host, port))
+    try:
+        if proxy is not None and proxy.scheme == "https":
+            await connection.secure(host)
+        if proxy is not None and not origin.through:
+            await tunnel(connection, origin, proxy)
+        if origin.scheme == "https":
+            await connection.secure(origin.host)
+    except BaseException:
+        await connection.aclose()
+        raise
+    return connection
+
+
+async def tunnel(connection: Connection, origin: Origin, proxy: SplitResult) -> None:
+    """Ask a proxy for a way to the origin. Raises OSError, ProtocolError."""
+    target = f"{origin.host}:{origin.port}".encode()
+    head = request_head(b"CONNECT", target, target, authorization(proxy), 0)
+    response = connection.response = Response()
+    await connection.write(head)
+    while not response.ready:
+        await connection.pull()
+    connection.response = None
+    if response.status != 200:
+        raise ConnectionRefusedError(f"the proxy answered {response.status}")
+
+
+class Fast(asyncio.Protocol):
+    """A connection on asyncio."""
+
+    def __init__(self) -> None:
+        self.response: Response | None = None
+        self._transport: asyncio.Transport | None = None
+        self._error: Exception | None = None
+        self._ended = False
+        self._odd = False  # bytes came while nothing was asked
+        self._reader: asyncio.Future[None] | None = None
+        self._writer: asyncio.Future[None] | None = None
+        self._full = False  # what is to be sent waits
+        self._paused = False
+
+    @classmethod
+    async def open(cls, host: str, port: int) -> Fast:
+        """Connect by TCP. Raises OSError."""
+        loop = asyncio.get_running_loop()
+        if isinstance(loop, asyncio.BaseEventLoop):
+            delay = HAPPY_EYEBALLS
+            _, made = await loop.create_connection(cls, host, port, happy_eyeballs_delay=delay)
+        else:  # uvloop tries one address after the other
+            _, made = await loop.create_connection(cls, host, port)
+        return made
+
+    async def secure(self, host: str) -> None:
+        """Go on over TLS. Raises OSError (ssl.SSLError is one)."""
+        assert self._transport is not None
+        loop = asyncio.get_running_loop()
+        made = await loop.start_tls(self._transport, self, trust(), server_hostname=host)
+        assert made is not None
+        self._transport = made
+
+    async def write(self, data: bytes) -> None:
+        """See Connection."""
+        if self._ended:
+            raise self._error or ConnectionResetError("the connection has ended")
+        assert self._transport is not None
+        self._transport.write(data)
+        while self._full and not self._ended:
+            self._writer = asyncio.get_running_loop().create_future()
+            await self._writer
+
+    async def pull(self) -> None:
+        """See Connection."""
+        if self._error is not None:
+            raise self._error
+        if self._ended:
+            assert self.response is not None
+            return self.response.end()
+        if self._paused:
+            assert self._transport is not None
+            self._paused = False
+            self._transport.resume_reading()
+        self._reader = asyncio.get_running_loop().create_future()
+        try:
+            await self._reader
+        finally:
+            self._reader = None
+
+    def stale(self) -> bool:
+        """See Connection."""
+        return self._ended or self._odd
+
+    async def aclose(self) -> None:
+        """See Connection."""
+        self._ended = True
+        if self._transport is not None:
+            self._transport.abort()
+            await anyio.lowlevel.cancel_shielded_checkpoint()  # the loop closes the socket
+
+    # What asyncio calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The connection is there."""
+        self._transport = transport  # type: ignore[assignment]
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes have come."""
+        response = self.response
+        if response is None:
+            self._odd = True
+            return
+        try:
+            response.feed(data)
+        except ProtocolError as exc:
+            self._error = exc
+        if response.size > HIGH and not self._paused and self._transport is not None:
+            self._paused = True
+            self._transport.pause_reading()
+        self._wake()
+
+    def eof_received(self) -> bool:
+        """The other side sends no more."""
+        self._ended = True
+        self._wake()
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone."""
+        self._ended = True
+        self._error = self._error or exc
+        self._wake()
+        self.resume_writing()
+
+    def pause_writing(self) -> None:
+        """What is to be sent does not flow off."""
+        self._full = True
+
+    def resume_writing(self) -> None:
+        """It does again."""
+        self._full = False
+        if self._writer is not None and not self._writer.done():
+            self._writer.set_result(None)
+
+    def _wake(self) -> None:
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
+
+
+@attrs.define(eq=False)
+class Slow:
+    """A connection on any other loop."""
+
+    stream: ByteStream
+    response: Response | None = None
+
+    async def secure(self, host: str) -> None:
+        """Go on over TLS. Raises OSError."""
+        self.stream = await TLSStream.wrap(
+            self.stream, hostname=host, ssl_context=trust(), standard_compatible=False
+        )
+
+    async def write(self, data: bytes) -> None:
+        """See Connection."""
+        try:
+            await self.stream.send(data)
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError) as exc:
+            raise ConnectionResetError("the connection broke") from exc
+
+    async def pull(self) -> None:
+        """See Connection."""
+        assert self.response is not None
+        try:
+            data = await self.stream.receive(PIECE)
+        except anyio.EndOfStream:
+            return self.response.end()
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError) as exc:
+            raise ConnectionResetError("the connection broke") from exc
+        self.response.feed(data)
+
+    def stale(self) -> bool:
+        """See Connection: nothing must be there to read."""
+        try:
+            raw = self.stream.extra(SocketAttribute.raw_socket)
+            raw.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass
+        return True
+
+    async def aclose(self) -> None:
+        """See Connection."""
+        await anyio.aclose_forcefully(self.stream)
