@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import functools
+import ipaddress
 import socket
 import ssl
+from collections.abc import Sequence
 from typing import Protocol
 from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -18,7 +20,7 @@ from urllib.request import getproxies, proxy_bypass
 import anyio
 import anyio.lowlevel
 import attrs
-from anyio.abc import ByteStream, SocketAttribute
+from anyio.abc import ByteStream, SocketAttribute, TaskGroup
 from anyio.streams.tls import TLSStream
 
 from llmgw.http1 import ProtocolError, Response, request_head
@@ -76,6 +78,15 @@ def origin_of(url: SplitResult) -> Origin:
     if not found or proxy_bypass(host):
         return Origin(url.scheme, host, port)
     return Origin(url.scheme, host, port, urlsplit(found if "://" in found else f"http://{found}"))
+
+
+def is_address(host: str) -> bool:
+    """Whether a host is given by its number."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 @functools.cache
@@ -146,14 +157,25 @@ class Fast(asyncio.Protocol):
 
     @classmethod
     async def open(cls, host: str, port: int) -> Fast:
-        """Connect by TCP. Raises OSError."""
+        """Connect by TCP, to the first of the host's addresses that answers. Raises OSError."""
         loop = asyncio.get_running_loop()
-        if isinstance(loop, asyncio.BaseEventLoop):
-            delay = HAPPY_EYEBALLS
-            _, made = await loop.create_connection(cls, host, port, happy_eyeballs_delay=delay)
-        else:  # uvloop tries one address after the other
-            _, made = await loop.create_connection(cls, host, port)
-        return made
+        addresses = [host]
+        if not is_address(host):
+            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+        if len(addresses) == 1:
+            return (await loop.create_connection(cls, addresses[0], port))[1]
+        race = Race(port)
+        try:
+            async with anyio.create_task_group() as tasks:
+                await race.run(addresses, tasks)
+        except BaseException:
+            if race.winner is not None:
+                await race.winner.aclose()
+            raise
+        if race.winner is None:
+            raise race.errors[-1]
+        return race.winner
 
     async def secure(self, host: str) -> None:
         """Go on over TLS. Raises OSError (ssl.SSLError is one)."""
@@ -248,6 +270,37 @@ class Fast(asyncio.Protocol):
     def _wake(self) -> None:
         if self._reader is not None and not self._reader.done():
             self._reader.set_result(None)
+
+
+@attrs.define(eq=False)
+class Race:
+    """Several addresses of one host: the next is tried when one has failed, or takes too long."""
+
+    port: int
+    winner: Fast | None = None
+    errors: list[OSError] = attrs.field(factory=list[OSError])
+    failed: anyio.Event = attrs.field(factory=anyio.Event)
+
+    async def run(self, addresses: Sequence[str], tasks: TaskGroup) -> None:
+        """Start them, one after the other."""
+        for address in addresses:
+            self.failed = anyio.Event()
+            tasks.start_soon(self._try, address, tasks)
+            with anyio.move_on_after(HAPPY_EYEBALLS):
+                await self.failed.wait()
+
+    async def _try(self, address: str, tasks: TaskGroup) -> None:
+        try:
+            _, made = await asyncio.get_running_loop().create_connection(Fast, address, self.port)
+        except OSError as exc:
+            self.errors.append(exc)
+            self.failed.set()
+            return
+        if self.winner is None:
+            self.winner = made
+            tasks.cancel_scope.cancel()
+        else:
+            await made.aclose()
 
 
 @attrs.define(eq=False)

@@ -120,15 +120,20 @@ class Pool:
             await self.drop(connection)
         return None
 
-    async def make(self) -> Connection:
-        """A new connection, as soon as there is room. Raises OSError, ProtocolError."""
+    async def make(self) -> tuple[Connection, bool]:
+        """A new connection, or the next that is given back; and whether it is new.
+
+        Raises OSError, ProtocolError.
+        """
         while self.open >= CONNECTIONS:
             room = anyio.Event()
             self.waiting.append(room)
             await room.wait()
+            if (kept := await self.take()) is not None:
+                return kept, False
         self.open += 1
         try:
-            return await transport.connect(self.origin)
+            return await transport.connect(self.origin), True
         except BaseException:
             self._gone()
             raise
@@ -190,10 +195,9 @@ class Upstream:
         if pool is None:
             pool = self._pools[target.origin] = Pool(target.origin)
         while True:
-            connection = await pool.take()
-            fresh = connection is None
+            connection, fresh = await pool.take(), False
             if connection is None:
-                connection = await self._connect(pool, name)
+                connection, fresh = await self._connect(pool, name)
             response = connection.response = http1.Response()
             try:
                 try:
@@ -220,7 +224,7 @@ class Upstream:
         for pool in pools:
             await pool.aclose()
 
-    async def _connect(self, pool: Pool, name: str) -> Connection:
+    async def _connect(self, pool: Pool, name: str) -> tuple[Connection, bool]:
         try:
             with anyio.move_on_after(self.connect):
                 return await pool.make()
