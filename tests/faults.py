@@ -26,8 +26,8 @@ idle_s = {IDLE}
 answer_s = {ANSWER}
 total_s = {TOTAL}
 """
-FAST = 1.0  # what a failure and its retries may take beside waits for the upstream
-ONCE = 0.5  # what a limited deployment may cost when there is another
+FAST = 2.5  # seconds for a failure and its retries beside waits, on a busy machine
+ONCE = 1.5  # seconds for a limited deployment when there is another, likewise
 
 
 @attrs.frozen

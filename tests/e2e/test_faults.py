@@ -28,6 +28,8 @@ MODES = {
     "stream_next": (True, True),
     "whole_next": (False, True),
 }
+SILENT = {"silence", "headers-then-silence", "never-content"}
+STALLING = {"stall", "endless"}
 GOOD = {TEXT, UNICODE, "x" * BIG}
 
 
@@ -158,6 +160,21 @@ def test_time(name: str, outcomes: dict[str, Outcome]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_attempts(name: str, outcomes: dict[str, Outcome], wall: Wall) -> None:
+    """Silence is waited for once, a limit with an alternative asked once, a failure three times."""
+    case = CASES[name]
+    asked = len(wall.of(f"{case.row.model}:{case.id}"))
+    stream, fallback = MODES[case.mode]
+
+    silent = case.row.name in SILENT or (case.row.name in STALLING and not stream)
+    if silent or (case.row.name.startswith("429") and fallback):
+        assert asked == 1
+    elif case.row.name in ("503", "html-502", "flapping") or (case.row.name == "429"):
+        assert asked == 3
+
+
+@pytest.mark.slow
 def test_nothing_of_the_upstream_leaks(outcomes: dict[str, Outcome]) -> None:
     """No key, no page, no trace."""
     for got in outcomes.values():
@@ -178,7 +195,7 @@ def test_clients_are_told_not_to_repeat(outcomes: dict[str, Outcome]) -> None:
 @pytest.mark.slow
 def test_nothing_stays_open(outcomes: dict[str, Outcome], wall: Wall) -> None:
     """What was given up is closed: no attempt is still served for nobody."""
-    stalled = {"silence", "headers-then-silence", "never-content", "stall", "endless"}
+    stalled = SILENT | STALLING
 
     def all_closed() -> bool:
         return all(
