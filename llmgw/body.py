@@ -6,19 +6,20 @@ nobody below it can see the old bytes; a layer that hands a Body on costs the ne
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from types import TracebackType
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 import anyio
 import attrs
-from anyio.abc import TaskGroup
 
 from llmgw.asgi import Message, Receive, Send, ends
+from llmgw.beside import Beside, Function
 from llmgw.errors import InvalidRequestError
 from llmgw.exchange import Exchange
 
 T = TypeVar("T")
+GRACE = 0.05  # seconds until somebody looks whether the client is there; most answers are quicker
 
 
 @attrs.define(eq=False)
@@ -83,10 +84,11 @@ class Body:
         exchange: Exchange,
         send: Send,
         *,
-        beside: Callable[[], Coroutine[Any, Any, None]] | None = None,
+        beside: Function | None = None,
+        after: float = 0.0,
     ) -> Watch:
         """A block that is cancelled when the client leaves; see Watch."""
-        return Watch(self, exchange, send, beside)
+        return Watch(self, exchange, send, beside, after)
 
 
 @attrs.define(eq=False)
@@ -96,54 +98,48 @@ class Watch:
     The outermost Watch of a Body runs the only watcher, those within are no-ops. It gives the
     ``send`` to use in the block, by which it knows the end of the response: a disconnect after
     that is none. When the client left, the block is cancelled, ``exchange.left`` is True and
-    nothing is raised. ``beside`` runs as long as the block, in any Watch.
+    nothing is raised. ``beside`` runs as long as the block from ``after`` seconds on, in any Watch.
     """
 
     body: Body
     exchange: Exchange
     send: Send
-    beside: Callable[[], Coroutine[Any, Any, None]] | None = None
+    beside: Function | None = None
+    after: float = 0.0
     ended: bool = False
     outermost: bool = False
-    tasks: TaskGroup | None = None
+    block: Beside | None = None
 
     async def __aenter__(self) -> Send:
         """Start the watcher, if no outer one runs."""
         self.outermost = self.body.complete and not self.body.watched
-        if not self.outermost and self.beside is None:
-            return self.send
-        self.tasks = anyio.create_task_group()
-        await self.tasks.__aenter__()
+        functions: list[tuple[float, Function]] = []
+        if self.outermost:
+            functions.append((GRACE, self._wait))
         if self.beside is not None:
-            self.tasks.start_soon(self.beside)
+            functions.append((self.after, self.beside))
+        if functions:
+            self.block = Beside(functions)
+            await self.block.__aenter__()
         if not self.outermost:
             return self.send
         self.body.watched = True
-        self.tasks.start_soon(self._wait, self.tasks)
         return self._send_and_note
 
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> bool:
         """Stop the watcher; let the block's own exception through as it is, never in a group."""
-        if self.tasks is None:
-            return False
-        self.body.watched = self.body.watched and not self.outermost
-        self.tasks.cancel_scope.cancel()
-        cancelled = isinstance(exc, anyio.get_cancelled_exc_class())
-        if cancelled:
-            swallowed = await self.tasks.__aexit__(kind, exc, tb)
-            return bool(swallowed)
-        await self.tasks.__aexit__(None, None, None)
-        return False
+        if self.outermost:
+            self.body.watched = False
+        return self.block is not None and await self.block.__aexit__(kind, exc, tb)
 
-    async def _wait(self, tasks: TaskGroup) -> None:
+    async def _wait(self) -> None:
         while not self.body.left:
             message = await self.body.source()
             self.body.left = message["type"] == "http.disconnect"
         if not self.ended:
-            self.exchange.left = True
-            tasks.cancel_scope.cancel()
+            self._leave()
         self.body.tell()
 
     async def _send_and_note(self, message: Message) -> None:
@@ -151,10 +147,14 @@ class Watch:
         try:
             await self.send(message)
         except OSError:  # a server's way to say that the client left
-            self.exchange.left = self.body.left = True
+            self.body.left = True
             self.body.tell()
-            if self.tasks is not None:
-                self.tasks.cancel_scope.cancel()
+            self._leave()
+
+    def _leave(self) -> None:
+        self.exchange.left = True
+        if self.block is not None:
+            self.block.cancel()
 
 
 async def read_body(receive: Receive, *, limit: int) -> Body:

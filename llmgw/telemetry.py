@@ -96,11 +96,31 @@ def encode_line(event: str, **fields: object) -> bytes:
 def log_line(logger: logging.Logger, event: str, **fields: object) -> None:
     """Log one JSON object as the whole message; nothing is encoded when nobody listens."""
     if logger.isEnabledFor(logging.INFO):
-        logger.info("%s", encode_line(event, **fields).decode())
+        write_line(logger, encode_line(event, **fields))
+
+
+def write_line(logger: logging.Logger, line: bytes) -> None:
+    """Log a line that is encoded; to our own stream without a log record, which costs 10 us."""
+    ours = [one for one in log.handlers if isinstance(one, LineHandler)]
+    if ours and len(log.handlers) == 1 and not logger.filters:
+        ours[0].write(line)
+    else:
+        logger.info("%s", line.decode())
 
 
 class LineHandler(logging.StreamHandler[TextIO]):
     """Ours, to be known again by ``set_up_logging``."""
+
+    def write(self, line: bytes) -> None:
+        """Write a line past the formatter, in one piece."""
+        self.acquire()
+        try:
+            self.stream.write(line.decode() + "\n")
+            self.flush()
+        except ValueError:  # the stream was closed under us, as at the end of a process
+            pass
+        finally:
+            self.release()
 
 
 def set_up_logging(stream: TextIO) -> None:

@@ -84,11 +84,17 @@ class Response:
                 raise ProviderUnavailableError(f"{self.name} sent too much.", provider=self.name)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
+    def release(self) -> bool:
+        """Keep the connection, if the body has been read to its end; else False."""
+        if self._open and self._pool.keep(self._connection, self._response):
+            self._open = False
+        return not self._open
+
     async def aclose(self) -> None:
         """Close the connection, or keep it when the body has been read to its end."""
-        if self._open:
+        if not self.release():
             self._open = False
-            await self._pool.give(self._connection, self._response)
+            await self._pool.drop(self._connection)
 
 
 def broke(name: str) -> ProviderUnavailableError:
@@ -138,17 +144,18 @@ class Pool:
             self._gone()
             raise
 
-    async def give(self, connection: Connection, response: http1.Response) -> None:
-        """Take a connection back: keep it if it can be used again."""
+    def keep(self, connection: Connection, response: http1.Response) -> bool:
+        """Take a connection back, if it can be used again."""
+        if not response.keep_alive or response.pieces or self.closed:
+            return False
         connection.response = None
-        if response.keep_alive and not response.pieces and not self.closed:
-            self.idle.append((connection, time.monotonic()))
-            self._wake()
-        else:
-            await self.drop(connection)
+        self.idle.append((connection, time.monotonic()))
+        self._wake()
+        return True
 
     async def drop(self, connection: Connection) -> None:
         """Close a connection."""
+        connection.response = None
         self._gone()
         await connection.aclose()
 

@@ -20,7 +20,14 @@ from llmgw.asgi import ASGIApp, Receive, Scope, Send
 from llmgw.errors import GatewayError
 from llmgw.exchange import Exchange, enter
 from llmgw.stack import Place
-from llmgw.telemetry import ACCESS_LOGGER, Outcome, bounded, encode_line, error_type
+from llmgw.telemetry import (
+    ACCESS_LOGGER,
+    Outcome,
+    bounded,
+    encode_line,
+    error_type,
+    write_line,
+)
 
 PLACE = Place(
     below={"RequestID": "a line without the id cannot be linked to its others"},
@@ -32,7 +39,8 @@ _logger = logging.getLogger(ACCESS_LOGGER)
 
 def write(line: bytes) -> None:
     """Log a line by the logger ``llmgw.access``."""
-    _logger.info("%s", line.decode())
+    if _logger.isEnabledFor(logging.INFO):
+        write_line(_logger, line)
 
 
 def describe(scope: Scope, exchange: Exchange, status: int, error: BaseException | None) -> bytes:

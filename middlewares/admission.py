@@ -12,7 +12,6 @@ Source   load shedding: "Handling Overload", Site Reliability Engineering, O'Rei
 
 from __future__ import annotations
 
-import anyio
 import attrs
 
 from llmgw.asgi import ASGIApp, Message, Receive, Scope, Send
@@ -20,6 +19,7 @@ from llmgw.body import Body, read_whole_body
 from llmgw.errors import InvalidRequestError, OverloadedError
 from llmgw.exchange import enter
 from llmgw.stack import Place
+from llmgw.waiting import Expired, within
 
 ROOM = "what waits there takes room"
 PLACE = Place(
@@ -67,10 +67,11 @@ class AdmissionMiddleware:
             self._count.running -= 1
 
     async def _read(self, receive: Receive) -> Body:
-        with anyio.move_on_after(self.body_s):
-            return await read_whole_body(receive, limit=self.max_body)
-        message = f"The request body did not arrive within {self.body_s:g} s."
-        raise InvalidRequestError(message, status=408, code="request_timeout")
+        try:
+            return await within(self.body_s, read_whole_body(receive, limit=self.max_body))
+        except Expired as exc:
+            message = f"The request body did not arrive within {self.body_s:g} s."
+            raise InvalidRequestError(message, status=408, code="request_timeout") from exc
 
 
 @attrs.frozen
@@ -82,7 +83,11 @@ class Patient:
 
     async def __call__(self, message: Message) -> None:
         """Send the message. Raises OSError, as for a broken connection, when nobody reads."""
-        with anyio.move_on_after(self.seconds) as clock:
-            await self.send(message)
-        if clock.cancelled_caught:
-            raise ConnectionAbortedError(f"the client read nothing for {self.seconds:g} s")
+        try:
+            await within(self.seconds, self._pass(message))
+        except Expired as exc:
+            text = f"the client read nothing for {self.seconds:g} s"
+            raise ConnectionAbortedError(text) from exc
+
+    async def _pass(self, message: Message) -> None:
+        await self.send(message)

@@ -55,8 +55,9 @@ class HoldMiddleware:
             exchange.left = True
             return
         if body.decode(read_call).stream:
-            held = Held(self.hold_s, self.heartbeat_s)
-            async with body.watch(exchange, send, beside=held.beat) as held.send:
+            held = Held(self.heartbeat_s)
+            watch = body.watch(exchange, send, beside=held.beat, after=self.hold_s)
+            async with watch as held.send:
                 await self.app(scope, body, held)
                 held.check()
         else:
@@ -68,7 +69,6 @@ class HoldMiddleware:
 class Held:
     """A ``send`` for the app, and the beat that begins the response if the app does not."""
 
-    hold_s: float
     heartbeat_s: float
     send: Send = attrs.field(init=False)
     lock: anyio.Lock = attrs.field(factory=anyio.Lock)  # a comment never cuts into an event
@@ -93,8 +93,7 @@ class Held:
             await self.send(message)
 
     async def beat(self) -> None:
-        """Wait, begin the response, and go on with comments until the app's own begins."""
-        await anyio.sleep(self.hold_s)
+        """Begin the response, and go on with comments until the app's own begins."""
         if self.begun:
             return
         self.held = True

@@ -32,6 +32,10 @@ class Answer(Protocol):
         """
         ...
 
+    def release(self) -> bool:
+        """Give back what is complete, without a wait; False: it must be closed."""
+        ...
+
     async def aclose(self) -> None:
         """Close the upstream's connection or give it back. May be called twice."""
         ...
@@ -119,7 +123,7 @@ class Run:
 
     async def aclose(self) -> None:
         """Close the answer, also when the caller is being cancelled."""
-        if self.answer is not None:
+        if self.answer is not None and not self.answer.release():
             with anyio.move_on_after(CLEANUP, shield=True):
                 await self.answer.aclose()
 

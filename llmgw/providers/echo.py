@@ -63,6 +63,10 @@ class EchoAnswer:
         self.given += 1
         return [self.texts[self.given - 1]]
 
+    def release(self) -> bool:
+        """See Answer."""
+        return True
+
     async def aclose(self) -> None:
         """See Answer."""
         self.given = len(self.texts)

@@ -202,6 +202,10 @@ class LiteLLMAnswer:
             if not last or getattr(part, "usage", None):
                 return [encode(part, last=last)]
 
+    def release(self) -> bool:
+        """See Answer."""
+        return self.stream is None
+
     async def aclose(self) -> None:
         """See Answer."""
         self.done = True

@@ -96,6 +96,10 @@ class StreamAnswer:
                 return events
         return []
 
+    def release(self) -> bool:
+        """See Answer."""
+        return self.response.release()
+
     async def aclose(self) -> None:
         """See Answer."""
         await self.response.aclose()
@@ -111,6 +115,10 @@ class WholeAnswer:
     async def read(self) -> list[bytes]:
         """See Answer."""
         return [await self.response.read_all(ANSWER_LIMIT)]
+
+    def release(self) -> bool:
+        """See Answer."""
+        return self.response.release()
 
     async def aclose(self) -> None:
         """See Answer."""
