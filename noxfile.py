@@ -63,6 +63,14 @@ def soak(session: nox.Session) -> None:
 
 
 @nox.session
+def bench(session: nox.Session) -> None:
+    """One question of benchmarks/README.md: ``nox -s bench -- layers``."""
+    session.install("-e", ".[gateway]")
+    name, *rest = session.posargs or ["layers"]
+    session.run("python", "-m", f"benchmarks.{name}", *rest)
+
+
+@nox.session
 def clients(session: nox.Session) -> None:
     """LangChain, and openai-node where there is a Node, against the gateway and the wall."""
     session.install("-e", ".[gateway]", *group("test"), "langchain-openai")

@@ -153,6 +153,23 @@ async def _ask(known: Models, model: str) -> str:
 
 
 @main.group()
+def bench() -> None:
+    """Measure what the layers cost."""
+
+
+@bench.command("layers")
+@click.option("--backend", default="asyncio", type=click.Choice(["asyncio", "uvloop", "trio"]))
+@click.option("--rounds", default=15, type=click.IntRange(2), help="More rounds, less noise.")
+@click.option("--requests", default=300, type=click.IntRange(1), help="In each turn.")
+@click.option("--json", "json_path", help="Write the figures to this file, too.")
+def bench_layers(backend: str, rounds: int, requests: int, json_path: str | None) -> None:
+    """Microseconds of CPU that each layer adds to a request and to a streamed message."""
+    from llmgw.apps.bench import run
+
+    run(backend, rounds, requests, json_path, click.echo)
+
+
+@main.group()
 def keys() -> None:
     """Client keys."""
 

@@ -38,6 +38,7 @@ from llmgw.middlewares.metrics import MetricsMiddleware
 from llmgw.middlewares.request_id import RequestIDMiddleware
 from llmgw.middlewares.retry import RetryMiddleware
 from llmgw.middlewares.tracing import TracingMiddleware
+from llmgw.portal import on_asyncio
 from llmgw.providers.base import Clocks, Provider
 from llmgw.providers.gateway import default_providers
 from llmgw.retrying import RetryBudget, RetryPolicy
@@ -189,6 +190,9 @@ class Gateway:
         telemetry.set_up_tracing(environ)
         self.providers = default_providers(Clocks(connect=settings.timeouts.connect_s))
         self.drain_s = settings.server.drain_s
+        if (sniffio := sys.modules.get("sniffio")) is not None and on_asyncio():
+            # anyio asks it at every turn, and to find out costs it a system call on 3.11
+            sniffio.thread_local.name = "asyncio"
         self.app = build(settings, environ, self.providers, self.drain)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import sys
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
@@ -24,6 +25,8 @@ _loop: asyncio.AbstractEventLoop | None = None
 
 def on_asyncio() -> bool:
     """Whether the running event loop is asyncio's."""
+    if "trio" not in sys.modules:  # there is no other; to ask asyncio costs a system call on 3.11
+        return True
     try:
         asyncio.get_running_loop()
     except RuntimeError:

@@ -14,7 +14,7 @@ import logging
 import sys
 import time
 from collections.abc import Generator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
@@ -113,14 +113,9 @@ class LineHandler(logging.StreamHandler[TextIO]):
 
     def write(self, line: bytes) -> None:
         """Write a line past the formatter, in one piece."""
-        self.acquire()
-        try:
+        with self.lock or nullcontext(), suppress(ValueError):  # closed, as a process ends
             self.stream.write(line.decode() + "\n")
-            self.flush()
-        except ValueError:  # the stream was closed under us, as at the end of a process
-            pass
-        finally:
-            self.release()
+            self.stream.flush()
 
 
 def set_up_logging(stream: TextIO) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -89,7 +90,7 @@ class Run:
 
         Raises GatewayError.
         """
-        limit, began = min(self._before, self.left), anyio.current_time()
+        limit, began = min(self._before, self.left), time.monotonic()
         try:
             with anyio.move_on_after(limit):
                 self.answer = await self.provider.open(self.call, self.deployment, headers)
@@ -97,7 +98,7 @@ class Run:
                     pass
                 return given
         finally:
-            self.left -= anyio.current_time() - began
+            self.left -= time.monotonic() - began
         raise self._timeout("first token" if self.call.stream else "answer", limit)
 
     async def more(self) -> list[bytes]:
@@ -130,13 +131,13 @@ class Run:
     async def _read(self, limit: float) -> list[bytes] | None:
         """What comes within ``limit`` seconds, None when nothing does."""
         assert self.answer is not None  # begin() has opened it
-        began = anyio.current_time()
+        began = time.monotonic()
         try:
             with anyio.move_on_after(limit):
                 return await self.answer.read()
             return None
         finally:
-            self.left -= anyio.current_time() - began
+            self.left -= time.monotonic() - began
 
     @property
     def _before(self) -> float:
