@@ -12,7 +12,9 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -210,10 +212,19 @@ def report(backend: str, rows: Sequence[Row]) -> dict[str, Any]:
         "backend": backend,
         "llmgw": __version__,
         "python": sys.version.split()[0],
-        "machine": f"{platform.system()} {platform.machine()}, {platform.processor() or 'unknown'}",
+        "machine": f"{platform.system()} {platform.machine()}, {processor()}",
         "versions": versions,
         "layers": [attrs.asdict(row) for row in rows],
     }
+
+
+def processor() -> str:
+    """The processor's name, as far as the system tells it."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(": ")[2]
+    return platform.processor() or "unknown"
 
 
 def version_of(name: str) -> str | None:

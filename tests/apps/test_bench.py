@@ -1,4 +1,4 @@
-"""The bench: it measures what it says, and hides what it does not know. Times are never asserted."""
+"""The bench: it measures what it says, and hides what it does not know; no time is asserted."""
 
 from __future__ import annotations
 
