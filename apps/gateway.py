@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
 
 import attrs
 
@@ -150,6 +151,20 @@ def build(
     return stack(outer_layers(settings, frozenset(models.groups)), table)
 
 
+@asynccontextmanager
+async def known_as_asyncio() -> AsyncGenerator[None]:
+    """Tell sniffio once which loop runs: anyio asks at every turn, by a system call on 3.11."""
+    sniffio = sys.modules.get("sniffio")
+    if sniffio is None or not on_asyncio():
+        yield
+        return
+    before, sniffio.thread_local.name = sniffio.thread_local.name, "asyncio"
+    try:
+        yield
+    finally:
+        sniffio.thread_local.name = before
+
+
 @attrs.define(eq=False)
 class Gateway:
     """The app that servers run: reads the settings and builds the gateway when it starts."""
@@ -174,7 +189,7 @@ class Gateway:
             self._start()
         except SettingsError as exc:
             return await send({"type": "lifespan.startup.failed", "message": str(exc)})
-        async with drained_by_sigterm(self.drain, self.drain_s):
+        async with drained_by_sigterm(self.drain, self.drain_s), known_as_asyncio():
             await send({"type": "lifespan.startup.complete"})
             await receive()
         await self.drain.finish(self.drain_s)
@@ -190,9 +205,6 @@ class Gateway:
         telemetry.set_up_tracing(environ)
         self.providers = default_providers(Clocks(connect=settings.timeouts.connect_s))
         self.drain_s = settings.server.drain_s
-        if (sniffio := sys.modules.get("sniffio")) is not None and on_asyncio():
-            # anyio asks it at every turn, and to find out costs it a system call on 3.11
-            sniffio.thread_local.name = "asyncio"
         self.app = build(settings, environ, self.providers, self.drain)
 
 
