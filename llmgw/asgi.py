@@ -23,7 +23,7 @@ START, BODY = "http.response.start", "http.response.body"
 def find_header(headers: RawHeaders, name: bytes) -> bytes | None:
     """The first value of ``name`` (lower case), or None."""
     for key, value in headers:
-        if key.lower() == name:
+        if key == name or (len(key) == len(name) and key.lower() == name):
             return value
     return None
 

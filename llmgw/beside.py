@@ -7,7 +7,7 @@ are over before. On any other loop, a task group.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -15,6 +15,7 @@ import anyio
 import attrs
 from anyio.abc import TaskGroup
 
+from llmgw.block import Block
 from llmgw.portal import on_asyncio
 
 Function = Callable[[], Coroutine[Any, Any, None]]
@@ -30,14 +31,14 @@ class Beside:
 
     functions: list[tuple[float, Function]]
     error: BaseException | None = None
-    _scope: anyio.CancelScope = attrs.field(factory=anyio.CancelScope, init=False)
+    _block: Block = attrs.field(factory=Block, init=False)
     _group: TaskGroup | None = attrs.field(default=None, init=False)
     _timers: list[asyncio.TimerHandle] = attrs.field(factory=list[asyncio.TimerHandle], init=False)
     _tasks: list[asyncio.Task[None]] = attrs.field(factory=list[asyncio.Task[None]], init=False)
 
     def cancel(self) -> None:
         """End the block."""
-        self._scope.cancel()
+        self._block.cancel()
 
     async def __aenter__(self) -> Beside:
         """Begin."""
@@ -50,14 +51,14 @@ class Beside:
             await self._group.__aenter__()
             for seconds, func in self.functions:
                 self._group.start_soon(self._later, seconds, func)
-        self._scope.__enter__()
+        self._block.__enter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> bool:
         """End: what runs beside is cancelled, and has ended when this returns."""
-        swallowed = bool(self._scope.__exit__(kind, exc, tb))
+        swallowed = bool(self._block.__exit__(kind, exc, tb))
         for timer in self._timers:
             timer.cancel()
         if self._group is not None:
@@ -66,8 +67,7 @@ class Beside:
         elif self._tasks:
             for task in self._tasks:
                 task.cancel()
-            with anyio.CancelScope(shield=True):
-                await asyncio.wait(self._tasks)
+            await ended(self._tasks)
         if swallowed and self.error is not None:
             raise self.error
         return swallowed
@@ -84,4 +84,17 @@ class Beside:
             await func()
         except Exception as exc:
             self.error = exc
-            self._scope.cancel()
+            self._block.cancel()
+
+
+async def ended(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Wait until cancelled tasks have ended; a cancellation of our own waits so long."""
+    cancelled: asyncio.CancelledError | None = None
+    with anyio.CancelScope(shield=True):
+        while not all(task.done() for task in tasks):
+            try:
+                await asyncio.wait(tasks)
+            except asyncio.CancelledError as exc:
+                cancelled = exc
+    if cancelled is not None:
+        raise cancelled

@@ -8,6 +8,8 @@ from __future__ import annotations
 import anyio
 import attrs
 
+from llmgw.block import Block
+
 CUT = 2.0  # seconds that exchanges have to tell their clients, once they are cut; chosen
 
 
@@ -16,16 +18,16 @@ class Drain:
     """Whether the process is ending, and the exchanges that run."""
 
     begun: bool = False
-    running: set[anyio.CancelScope] = attrs.field(factory=set[anyio.CancelScope])
+    running: set[Block] = attrs.field(factory=set[Block])
     _idle: anyio.Event | None = attrs.field(default=None, init=False)
 
-    def enter(self, scope: anyio.CancelScope) -> None:
+    def enter(self, block: Block) -> None:
         """An exchange begins."""
-        self.running.add(scope)
+        self.running.add(block)
 
-    def leave(self, scope: anyio.CancelScope) -> None:
+    def leave(self, block: Block) -> None:
         """An exchange has ended."""
-        self.running.discard(scope)
+        self.running.discard(block)
         if not self.running and self._idle is not None:
             self._idle.set()
 
@@ -42,8 +44,8 @@ class Drain:
 
     def cut(self) -> None:
         """End what runs, now."""
-        for scope in list(self.running):
-            scope.cancel()
+        for block in list(self.running):
+            block.cancel()
 
     async def _wait(self, seconds: float) -> None:
         if self.running:

@@ -221,8 +221,10 @@ def from_status(
 
 def parse_retry_after(value: str | bytes | None) -> float | None:
     """Retry-After in seconds; None when absent or no finite number (dates are ignored)."""
+    if not value:
+        return None
     try:
-        seconds = float(value or "")
+        seconds = float(value)
     except ValueError:
         return None
     return seconds if math.isfinite(seconds) and seconds >= 0 else None

@@ -22,17 +22,20 @@ class ProtocolError(Exception):
     """What came is no HTTP/1.1 response."""
 
 
-def request_head(
-    method: bytes, target: bytes, host: bytes, headers: Iterable[Header], length: int
-) -> bytes:
-    """The head of a request with a body of ``length`` bytes."""
-    lines = [b"%b %b HTTP/1.1\r\nhost: %b" % (method, target, host)]
+def header_lines(headers: Iterable[Header]) -> bytes:
+    """Headers as they are sent. Raises ProtocolError."""
+    lines: list[bytes] = []
     for name, value in headers:
         if b"\n" in value or b"\r" in value:
             raise ProtocolError("a header holds a line break")
-        lines.append(b"%b: %b" % (name, value))
-    lines.append(b"content-length: %d\r\n\r\n" % length)
-    return b"\r\n".join(lines)
+        lines.append(b"%b: %b\r\n" % (name, value))
+    return b"".join(lines)
+
+
+def request_head(method: bytes, target: bytes, host: bytes, lines: bytes, length: int) -> bytes:
+    """The head of a request with header ``lines`` and a body of ``length`` bytes."""
+    first = b"%b %b HTTP/1.1\r\nhost: %b\r\n" % (method, target, host)
+    return b"%b%bcontent-length: %d\r\n\r\n" % (first, lines, length)
 
 
 class Response:

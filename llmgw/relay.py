@@ -136,8 +136,12 @@ class Relay:
         self.id, self.model = self.id or event.id, self.model or event.model
         self.usage = event.usage or self.usage
         self.events += event.content
+        news = self.state is State.WAITING
         for index, reason in event.choices.items():
             self.reasons[index] = reason or self.reasons.get(index)
+            news = news or reason is not None
+        if not news:
+            return
         if self.begun and self.state is State.WAITING:
             self.state = State.BEGUN
         finished = sum(reason is not None for reason in self.reasons.values())

@@ -111,6 +111,9 @@ def order_of(
     now: float | None = None,
 ) -> list[Candidate]:
     """Each deployment that may answer for ``name``, once: its own group's, then the others'."""
+    only = groups[name]
+    if only.strategy == "order" and not only.fallbacks:
+        return list(only.candidates)  # a group holds each once
     dice, now = dice or _dice, time.monotonic() if now is None else now
     names, found = [name, *groups[name].fallbacks], list[Candidate]()
     for group in dict.fromkeys(names):

@@ -1,4 +1,4 @@
-"""Telemetry: the one table of OTel and Prometheus names, spans, JSON log lines, and their set-up.
+"""Telemetry: the one table of OTel and Prometheus names, spans, and their set-up.
 
 OpenTelemetry is never imported here before somebody else did so or ``set_up_tracing`` is told to: a
 process without a tracer provider pays a dictionary look-up. Nothing written here holds a prompt, an
@@ -14,9 +14,8 @@ import logging
 import sys
 import time
 from collections.abc import Generator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, TextIO
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 import msgspec
@@ -24,6 +23,7 @@ import msgspec
 from llmgw.asgi import START, Header, Message, RawHeaders, Receive, Send, ends, set_headers
 from llmgw.errors import GatewayError
 from llmgw.exchange import Attempt, Exchange, new_id
+from llmgw.logs import Line, bounded, log, write_line
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span, SpanKind, Tracer, TracerProvider
@@ -69,64 +69,6 @@ FIRST_TOKEN_BUCKETS = (  # seconds
 TOKEN_BUCKETS = tuple(float(4**n) for n in range(14))  # tokens; to 67108864
 
 LEFT = 499  # nginx's status for a client that left before its response was complete
-LOGGER, ACCESS_LOGGER = "llmgw", "llmgw.access"
-WORD_LIMIT = 200  # characters of anything a client chose, in logs and spans; as wire's model names
-
-log = logging.getLogger(LOGGER)
-
-
-def bounded(text: str | None) -> str | None:
-    """At most WORD_LIMIT characters, those that could break a line or a terminal escaped."""
-    if text is None or (len(text) <= WORD_LIMIT and text.isascii() and text.isprintable()):
-        return text
-    return text[:WORD_LIMIT].encode("unicode_escape").decode("ascii")[:WORD_LIMIT]
-
-
-# -- logs
-
-
-def encode_line(event: str, **fields: object) -> bytes:
-    """One JSON object: the event, the time (UTC), and the fields that are not None."""
-    line = {"event": event, "time": datetime.now(UTC)}
-    return msgspec.json.encode(
-        line | {name: value for name, value in fields.items() if value is not None}
-    )
-
-
-def log_line(logger: logging.Logger, event: str, **fields: object) -> None:
-    """Log one JSON object as the whole message; nothing is encoded when nobody listens."""
-    if logger.isEnabledFor(logging.INFO):
-        write_line(logger, encode_line(event, **fields))
-
-
-def write_line(logger: logging.Logger, line: bytes) -> None:
-    """Log a line that is encoded; to our own stream without a log record, which costs 10 us."""
-    ours = [one for one in log.handlers if isinstance(one, LineHandler)]
-    if ours and len(log.handlers) == 1 and not logger.filters:
-        ours[0].write(line)
-    else:
-        logger.info("%s", line.decode())
-
-
-class LineHandler(logging.StreamHandler[TextIO]):
-    """Ours, to be known again by ``set_up_logging``."""
-
-    def write(self, line: bytes) -> None:
-        """Write a line past the formatter, in one piece."""
-        with self.lock or nullcontext(), suppress(ValueError):  # closed, as a process ends
-            self.stream.write(line.decode() + "\n")
-            self.stream.flush()
-
-
-def set_up_logging(stream: TextIO) -> None:
-    """Write what the toolkit logs to ``stream``, a message a line. A second call replaces it."""
-    for handler in [one for one in log.handlers if isinstance(one, LineHandler)]:
-        log.removeHandler(handler)
-    log.addHandler(LineHandler(stream))
-    log.setLevel(logging.INFO)
-    log.propagate = False
-
-
 # -- spans
 
 
@@ -281,13 +223,14 @@ class Inference:
         """Begin: the span, as a child of the current one, and ``llm_request_start``."""
         self.started_at = time.perf_counter()
         call = self.call
-        log_line(
-            log,
-            "llm_request_start",
-            request_id=self.request_id,
-            model=call.model,
-            stream=call.stream,
-        )
+        if log.isEnabledFor(logging.INFO):
+            told = Line(
+                event="llm_request_start",
+                request_id=self.request_id,
+                model=call.model,
+                stream=call.stream,
+            )
+            write_line(log, msgspec.json.encode(told))
         provider = self.tracer_provider or find_provider()
         if provider is None:
             return
@@ -329,27 +272,26 @@ class Inference:
             error, outcome = None, "cancelled"  # a cancellation or GeneratorExit is no failure
         ended = "error" if error is not None else "completed" if run.finish_reasons else "cancelled"
         outcome = outcome or ended
-        self._log(run, error if outcome == "error" else None, outcome)
+        if log.isEnabledFor(logging.INFO):
+            line = self._line(run, error if outcome == "error" else None, outcome)
+            write_line(log, msgspec.json.encode(line))
         if self._span is not None:
             self._end(self._span, run, error if outcome == "error" else None, outcome)
 
-    def _log(self, run: Attempt, error: BaseException | None, outcome: str) -> None:
-        usage = run.usage
-        log_line(
-            log,
-            "llm_request_error" if outcome == "error" else "llm_request_complete",
+    def _line(self, run: Attempt, error: BaseException | None, outcome: str) -> Line:
+        usage, known = run.usage, error if isinstance(error, GatewayError) else None
+        return Line(
+            event="llm_request_error" if outcome == "error" else "llm_request_complete",
             request_id=self.request_id,
             duration_ms=round((time.perf_counter() - self.started_at) * 1000, 2),
             outcome=outcome,
             model=self.call.model,
-            provider=run.provider or getattr(error, "provider", None),
-            input_tokens=usage and usage.prompt_tokens,
-            output_tokens=usage and usage.completion_tokens,
+            provider=run.provider or (known.provider if known else None),
+            input_tokens=usage.prompt_tokens if usage else None,
+            output_tokens=usage.completion_tokens if usage else None,
             finish_reasons=run.finish_reasons or None,
-            error_type=error.type
-            if isinstance(error, GatewayError)
-            else error and error_type(error),
-            error_code=error.code if isinstance(error, GatewayError) else None,
+            error_type=known.type if known else error_type(error) if error else None,
+            error_code=known.code if known else None,
         )
 
     def _end(self, span: Span, run: Attempt, error: BaseException | None, outcome: str) -> None:

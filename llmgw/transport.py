@@ -23,7 +23,7 @@ import attrs
 from anyio.abc import ByteStream, SocketAttribute, TaskGroup
 from anyio.streams.tls import TLSStream
 
-from llmgw.http1 import ProtocolError, Response, request_head
+from llmgw.http1 import ProtocolError, Response, header_lines, request_head
 from llmgw.portal import on_asyncio
 
 PIECE = 64 << 10  # bytes read at once
@@ -131,7 +131,8 @@ async def connect(origin: Origin) -> Connection:
 async def tunnel(connection: Connection, origin: Origin, proxy: SplitResult) -> None:
     """Ask a proxy for a way to the origin. Raises OSError, ProtocolError."""
     target = f"{origin.host}:{origin.port}".encode()
-    head = request_head(b"CONNECT", target, target, authorization(proxy), 0)
+    lines = header_lines(authorization(proxy))
+    head = request_head(b"CONNECT", target, target, lines, 0)
     response = connection.response = Response()
     await connection.write(head)
     while not response.ready:

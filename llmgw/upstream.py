@@ -32,7 +32,7 @@ class Target:
     origin: Origin
     host: bytes  # the header
     path: bytes  # the request's target
-    extra: tuple[Header, ...] = ()  # what a proxy that forwards wants to see
+    extra: bytes = b""  # header lines that a proxy which forwards wants to see
 
 
 def target_of(url: str) -> Target:
@@ -46,15 +46,16 @@ def target_of(url: str) -> Target:
     if not origin.through or origin.proxy is None:
         return Target(origin, host, path.encode("ascii"))
     whole = b"http://" + host + path.encode("ascii")
-    return Target(origin, host, whole, tuple(transport.authorization(origin.proxy)))
+    lines = http1.header_lines(transport.authorization(origin.proxy))
+    return Target(origin, host, whole, lines)
 
 
 @attrs.define(eq=False)
 class Response:
-    """An open response: ``status``, ``headers`` (lower case), and the body by pieces."""
+    """An open response: ``status``, ``headers`` (names in lower case), the body by pieces."""
 
     status: int
-    headers: dict[str, str]
+    headers: Sequence[Header]
     name: str
     _pool: Pool
     _connection: Connection
@@ -183,15 +184,23 @@ class Upstream:
     _targets: dict[str, Target] = attrs.field(factory=dict[str, Target], init=False)
 
     async def send(
-        self, method: str, url: str, *, headers: Sequence[Header], body: bytes, name: str
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Sequence[Header] = (),
+        lines: bytes = b"",
+        body: bytes,
+        name: str,
     ) -> Response:
         """Send a request, wait for status and headers; ``name`` is the upstream's in errors.
 
+        ``lines`` are headers that were written before, by ``http1.header_lines``.
         Raises ConnectTimeoutError, ProviderUnavailableError.
         """
         try:
             target = self._targets.get(url) or self._targets.setdefault(url, target_of(url))
-            every = (*headers, *target.extra)
+            every = lines + http1.header_lines(headers) + target.extra
             head = http1.request_head(
                 method.encode("ascii"), target.path, target.host, every, len(body)
             )
@@ -220,9 +229,8 @@ class Upstream:
             except BaseException:
                 await pool.drop(connection)
                 raise
-            given = response.headers
-            found = {key.decode("latin-1"): value.decode("latin-1") for key, value in given}
-            return Response(response.status, found, name, pool, connection, response)
+            headers = response.headers
+            return Response(response.status, headers, name, pool, connection, response)
 
     async def aclose(self) -> None:
         """Close all connections; the next ``send`` opens new ones."""

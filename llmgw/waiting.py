@@ -1,16 +1,15 @@
 """Waiting: a clock for what mostly needs none.
 
-A cancel scope costs about 10 us on asyncio. What is done without a wait is done without a scope.
+Even a Block costs a few microseconds. What is done without a wait is done without one.
 """
 
 from __future__ import annotations
 
 import types
-from collections.abc import Coroutine, Generator
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Coroutine, Generator
+from typing import Any, TypeVar, cast
 
-import anyio
-
+from llmgw.block import Block
 from llmgw.portal import on_asyncio
 
 T = TypeVar("T")
@@ -37,14 +36,22 @@ def resume(coroutine: Coroutine[Any, Any, T], signal: Any) -> Generator[Any, Any
             return result
 
 
-async def within(seconds: float, coroutine: Coroutine[Any, Any, T]) -> T:
-    """``await coroutine``, at most ``seconds`` long. Raises Expired.
+def coroutine_of(awaitable: Awaitable[T]) -> Coroutine[Any, Any, T]:
+    """What a ``send`` gave, as a coroutine: mostly it is one."""
+    if isinstance(awaitable, types.CoroutineType):
+        return cast("Coroutine[Any, Any, T]", awaitable)
+    return wait_for(awaitable)
 
-    On asyncio the coroutine must not hold an anyio cancel scope or task group at its first wait:
-    the clock's scope is entered only then. A server's ``receive`` and ``send`` hold none.
-    """
+
+async def wait_for(awaitable: Awaitable[T]) -> T:
+    """A coroutine that waits for anything."""
+    return await awaitable
+
+
+async def within(seconds: float, coroutine: Coroutine[Any, Any, T]) -> T:
+    """``await coroutine``, at most ``seconds`` long. Raises Expired."""
     if not on_asyncio():  # trio's own waits are scopes
-        with anyio.move_on_after(seconds):
+        with Block(seconds):
             return await coroutine
         raise Expired
     try:
@@ -52,6 +59,6 @@ async def within(seconds: float, coroutine: Coroutine[Any, Any, T]) -> T:
     except StopIteration as done:
         result: T = done.value
         return result
-    with anyio.move_on_after(seconds):
+    with Block(seconds):
         return await resume(coroutine, signal)
     raise Expired

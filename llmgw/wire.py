@@ -289,8 +289,9 @@ class Event(Struct, frozen=True):
     error: bytes | None = None
 
 
-def count(value: object) -> int:
-    """A number of tokens, 0 for what is none: counters never go back."""
+def part(details: dict[str, Any] | None, name: str) -> int:
+    """A number of tokens among the details, 0 for what is none: counters never go back."""
+    value = details.get(name) if details else None
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
 
 
@@ -298,11 +299,13 @@ def read_usage(shape: UsageShape | None) -> Usage | None:
     """OpenAI's usage object as ours."""
     if shape is None:
         return None
-    prompt, completion = count(shape.prompt_tokens), count(shape.completion_tokens)
-    cached = count((shape.prompt_tokens_details or {}).get("cached_tokens"))
-    reasoning = count((shape.completion_tokens_details or {}).get("reasoning_tokens"))
+    prompt, completion = max(shape.prompt_tokens or 0, 0), max(shape.completion_tokens or 0, 0)
     return Usage(
-        prompt, completion, count(shape.total_tokens) or prompt + completion, cached, reasoning
+        prompt,
+        completion,
+        max(shape.total_tokens or 0, 0) or prompt + completion,
+        part(shape.prompt_tokens_details, "cached_tokens"),
+        part(shape.completion_tokens_details, "reasoning_tokens"),
     )
 
 

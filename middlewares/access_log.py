@@ -15,19 +15,14 @@ import time
 from collections.abc import Callable
 
 import attrs
+import msgspec
 
 from llmgw.asgi import ASGIApp, Receive, Scope, Send
 from llmgw.errors import GatewayError
 from llmgw.exchange import Exchange, enter
+from llmgw.logs import ACCESS_LOGGER, Line, bounded, write_line
 from llmgw.stack import Place
-from llmgw.telemetry import (
-    ACCESS_LOGGER,
-    Outcome,
-    bounded,
-    encode_line,
-    error_type,
-    write_line,
-)
+from llmgw.telemetry import Outcome, error_type
 
 PLACE = Place(
     below={"RequestID": "a line without the id cannot be linked to its others"},
@@ -49,8 +44,8 @@ def describe(scope: Scope, exchange: Exchange, status: int, error: BaseException
     usage = attempt.usage if attempt is not None else None
     told = exchange.error or (error if isinstance(error, Exception) else None)
     known = told if isinstance(told, GatewayError) else None
-    return encode_line(
-        "http_request",
+    line = Line(
+        event="http_request",
         request_id=bounded(exchange.request_id) or exchange.id,
         method=bounded(scope["method"]),
         path=bounded(exchange.path or scope["path"]),
@@ -59,11 +54,12 @@ def describe(scope: Scope, exchange: Exchange, status: int, error: BaseException
         model=bounded(exchange.model),
         provider=(attempt.provider if attempt else None) or (known.provider if known else None),
         key=exchange.key,
-        input_tokens=usage and usage.prompt_tokens,
-        output_tokens=usage and usage.completion_tokens,
-        error_type=known.type if known else told and error_type(told),
+        input_tokens=usage.prompt_tokens if usage else None,
+        output_tokens=usage.completion_tokens if usage else None,
+        error_type=known.type if known else error_type(told) if told else None,
         error_code=known.code if known else None,
     )
+    return msgspec.json.encode(line)
 
 
 @attrs.frozen

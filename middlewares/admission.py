@@ -19,7 +19,7 @@ from llmgw.body import Body, read_whole_body
 from llmgw.errors import InvalidRequestError, OverloadedError
 from llmgw.exchange import enter
 from llmgw.stack import Place
-from llmgw.waiting import Expired, within
+from llmgw.waiting import Expired, coroutine_of, within
 
 ROOM = "what waits there takes room"
 PLACE = Place(
@@ -84,10 +84,7 @@ class Patient:
     async def __call__(self, message: Message) -> None:
         """Send the message. Raises OSError, as for a broken connection, when nobody reads."""
         try:
-            await within(self.seconds, self._pass(message))
+            await within(self.seconds, coroutine_of(self.send(message)))
         except Expired as exc:
             text = f"the client read nothing for {self.seconds:g} s"
             raise ConnectionAbortedError(text) from exc
-
-    async def _pass(self, message: Message) -> None:
-        await self.send(message)

@@ -15,15 +15,15 @@ from __future__ import annotations
 import math
 import time
 
-import anyio
 import attrs
 
 from llmgw import errors
 from llmgw.asgi import ASGIApp, Message, Receive, Scope, Send, ends, find_header
+from llmgw.block import Block
 from llmgw.errors import InvalidRequestError
 from llmgw.exchange import Exchange, enter
 from llmgw.stack import Place
-from llmgw.waiting import resume
+from llmgw.waiting import coroutine_of, resume
 
 ALL = "one clock for all deployments and attempts"
 PLACE = Place(
@@ -54,29 +54,25 @@ class Timed:
     """A ``send`` during which the clock stands still: a slow client is not the upstream's fault."""
 
     send: Send
-    clock: anyio.CancelScope
+    clock: Block
     exchange: Exchange
     ended: bool = False
 
     async def __call__(self, message: Message) -> None:
         """Send the message."""
         self.ended = self.ended or ends(message)
-        sending = self._pass(message)
+        sending = coroutine_of(self.send(message))
         try:
             signal = sending.send(None)
         except StopIteration:
-            return  # nobody waited: to stop and start the clock would cost 15 us
-        left, began = self.clock.deadline, time.monotonic()
-        self.clock.deadline = math.inf
+            return  # nobody waited: to stop and start the clock would cost 5 us
+        left, began = self.clock.stop(), time.monotonic()
         try:
             await resume(sending, signal)
         finally:
             took = time.monotonic() - began
-            self.clock.deadline = left + took
+            self.clock.start(left)
             self.exchange.deadline = (self.exchange.deadline or began) + took
-
-    async def _pass(self, message: Message) -> None:
-        await self.send(message)
 
 
 @attrs.frozen
@@ -93,8 +89,8 @@ class DeadlineMiddleware:
         exchange, scope, send = enter(scope, send)
         total = min(self.total, asked(scope))
         exchange.deadline = time.monotonic() + total
-        with anyio.CancelScope(deadline=anyio.current_time() + total) as clock:
+        with Block(total) as clock:
             timed = Timed(send, clock, exchange)
             await self.app(scope, receive, timed)
-        if clock.cancelled_caught and not timed.ended:
+        if clock.cut and not timed.ended:
             raise errors.TimeoutError(f"The answer was not complete within {total:g} s.")

@@ -9,10 +9,10 @@ Source   the drain of the law of failure (docs/reliability.md).
 
 from __future__ import annotations
 
-import anyio
 import attrs
 
 from llmgw.asgi import ASGIApp, Receive, Scope, Send
+from llmgw.block import Block
 from llmgw.drain import Drain
 from llmgw.errors import OverloadedError
 from llmgw.exchange import enter
@@ -41,12 +41,12 @@ class DrainMiddleware:
         if self.drain.begun:
             exchange.headers[b"connection"] = b"close"
             raise OverloadedError("The gateway is shutting down.", retry_after=ELSEWHERE)
-        with anyio.CancelScope() as running:
+        with Block() as running:
             self.drain.enter(running)
             try:
                 await self.app(scope, receive, send)
             finally:
                 self.drain.leave(running)
-        if running.cancelled_caught:
+        if running.cut:
             text = "The gateway shut down before the answer was complete."
             raise OverloadedError(text, retry_after=ELSEWHERE)

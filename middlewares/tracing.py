@@ -20,8 +20,9 @@ import attrs
 
 from llmgw.asgi import START, ASGIApp, Message, Receive, Scope, Send
 from llmgw.exchange import Exchange, enter
+from llmgw.logs import WORD_LIMIT, bounded
 from llmgw.stack import Place
-from llmgw.telemetry import HTTP_ROUTE, REQUEST_ID, WORD_LIMIT, bounded, fail, find_provider
+from llmgw.telemetry import HTTP_ROUTE, REQUEST_ID, fail, find_provider
 
 if TYPE_CHECKING:
     from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware

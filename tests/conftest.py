@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import io
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -7,6 +9,7 @@ from typing import Any
 import hypothesis
 import pytest
 
+from llmgw import logs
 from tests.servers import Llama, serve_llama
 from tests.upstreams.recorder import Recorder
 
@@ -43,3 +46,15 @@ def llama_with_key(llama_folder: Path) -> Iterator[Llama]:
 def recorder() -> Iterator[Recorder]:
     with Recorder() as running:
         yield running
+
+
+@pytest.fixture
+def log_stream() -> Iterator[io.StringIO]:
+    """What our own handler writes."""
+    text = io.StringIO()
+    log = logging.getLogger("llmgw")
+    before = log.level, log.propagate
+    logs.set_up_logging(text)
+    yield text
+    log.handlers = [one for one in log.handlers if not isinstance(one, logs.LineHandler)]
+    log.level, log.propagate = before

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmgw.http1 import HEAD_LIMIT, ProtocolError, Response, request_head
+from llmgw.http1 import HEAD_LIMIT, ProtocolError, Response, header_lines, request_head
 
 TOKEN = st.text("abcdefghijklmnopqrstuvwxyz-", min_size=1, max_size=12).map(str.encode)
 VALUE = st.text("abcXYZ019 ;=,/", max_size=20).map(lambda text: text.strip().encode())
@@ -160,7 +160,7 @@ def test_whether_the_connection_is_kept(head: bytes, kept: bool) -> None:
 
 def test_a_requests_head() -> None:
     """Line, host, headers as given, length."""
-    head = request_head(b"POST", b"/v1/x?y", b"h:1", [(b"a", b"b")], 7)
+    head = request_head(b"POST", b"/v1/x?y", b"h:1", header_lines([(b"a", b"b")]), 7)
 
     assert head == b"POST /v1/x?y HTTP/1.1\r\nhost: h:1\r\na: b\r\ncontent-length: 7\r\n\r\n"
 
@@ -169,4 +169,4 @@ def test_a_requests_head() -> None:
 def test_a_header_cannot_smuggle_another(value: bytes) -> None:
     """A line break in a value is refused."""
     with pytest.raises(ProtocolError):
-        request_head(b"POST", b"/", b"h", [(b"a", value)], 0)
+        header_lines([(b"a", value)])

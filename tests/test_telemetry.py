@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
@@ -36,48 +34,8 @@ def provider(spans: InMemorySpanExporter) -> TracerProvider:
     return made
 
 
-@pytest.fixture
-def stream() -> Iterator[io.StringIO]:
-    text = io.StringIO()
-    log = logging.getLogger("llmgw")
-    before = log.level, log.propagate
-    telemetry.set_up_logging(text)
-    yield text
-    log.handlers = [one for one in log.handlers if not isinstance(one, telemetry.LineHandler)]
-    log.level, log.propagate = before
-
-
 def lines(stream: io.StringIO) -> list[dict[str, object]]:
     return [json.loads(line) for line in stream.getvalue().splitlines()]
-
-
-def test_log_line_is_one_json_object(stream: io.StringIO) -> None:
-    """Event and time are always there, a field that is None is not, and a line break is escaped."""
-    telemetry.log_line(logging.getLogger("llmgw"), "e", a="x\ny", b=None)
-
-    [line] = lines(stream)
-    assert line.pop("time")
-    assert line == {"event": "e", "a": "x\ny"}
-
-
-def test_second_set_up_replaces_the_first(stream: io.StringIO) -> None:
-    """A line is never written twice."""
-    other = io.StringIO()
-    telemetry.set_up_logging(other)
-
-    telemetry.log_line(logging.getLogger("llmgw"), "e")
-
-    assert stream.getvalue() == ""
-    assert len(lines(other)) == 1
-
-
-@pytest.mark.parametrize(
-    ("text", "kept"),
-    [("plain", "plain"), (None, None), ("a\nb", "a\\nb"), ("x" * 300, "x" * 200), ("ü", "\\xfc")],
-)
-def test_bounded_text_is_short_and_printable(text: str | None, kept: str | None) -> None:
-    """What a client chose can neither break a line nor fill a disk."""
-    assert telemetry.bounded(text) == kept
 
 
 def test_span_is_recorded_and_an_error_by_its_kind_only(
@@ -174,7 +132,7 @@ def test_unknown_exporter_is_refused() -> None:
 
 
 def test_inference_tells_a_complete_call(
-    provider: TracerProvider, spans: InMemorySpanExporter, stream: io.StringIO
+    provider: TracerProvider, spans: InMemorySpanExporter, log_stream: io.StringIO
 ) -> None:
     """The span has the conventions' attributes; the two lines share the request id."""
     inference = Inference(CALL, "r-1", provider)
@@ -193,7 +151,7 @@ def test_inference_tells_a_complete_call(
     assert (found["gen_ai.request.model"], found["gen_ai.response.model"]) == ("m", "m-1")
     assert (found["gen_ai.request.temperature"], found["gen_ai.request.max_tokens"]) == (0.5, 9)
     assert (found["gen_ai.usage.input_tokens"], found["gen_ai.usage.output_tokens"]) == (3, 4)
-    start, end = lines(stream)
+    start, end = lines(log_stream)
     assert (start["event"], end["event"]) == ("llm_request_start", "llm_request_complete")
     assert start["request_id"] == end["request_id"] == "r-1"
     assert end["outcome"] == "completed"
@@ -201,7 +159,7 @@ def test_inference_tells_a_complete_call(
 
 
 def test_inference_tells_an_error(
-    provider: TracerProvider, spans: InMemorySpanExporter, stream: io.StringIO
+    provider: TracerProvider, spans: InMemorySpanExporter, log_stream: io.StringIO
 ) -> None:
     """An error leaves its code and provider, not its message."""
     inference = Inference(CALL, "r-1", provider)
@@ -212,16 +170,16 @@ def test_inference_tells_an_error(
     assert span.status.status_code is StatusCode.ERROR
     assert (span.attributes or {})["error.type"] == "rate_limit_exceeded"
     assert (span.attributes or {})["gen_ai.provider.name"] == "groq"
-    end = lines(stream)[-1]
+    end = lines(log_stream)[-1]
     assert (end["event"], end["error_type"]) == ("llm_request_error", "rate_limit_error")
-    assert "secret" not in span.to_json() + stream.getvalue()
+    assert "secret" not in span.to_json() + log_stream.getvalue()
 
 
 @pytest.mark.parametrize("error", [None, GeneratorExit(), KeyboardInterrupt()])
-def test_call_given_up_is_cancelled(error: BaseException | None, stream: io.StringIO) -> None:
+def test_call_given_up_is_cancelled(error: BaseException | None, log_stream: io.StringIO) -> None:
     """A caller that leaves early is no failure."""
     inference = Inference(CALL)
     inference.start()
     inference.finish(Attempt(), error)
 
-    assert lines(stream)[-1]["outcome"] == "cancelled"
+    assert lines(log_stream)[-1]["outcome"] == "cancelled"

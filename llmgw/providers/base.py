@@ -13,6 +13,7 @@ from attrs.validators import gt
 
 from llmgw import errors
 from llmgw.asgi import Header
+from llmgw.block import Block
 from llmgw.exchange import Deployment
 from llmgw.relay import Relay
 from llmgw.wire import Call
@@ -92,7 +93,7 @@ class Run:
         """
         limit, began = min(self._before, self.left), time.monotonic()
         try:
-            with anyio.move_on_after(limit):
+            with Block(limit):
                 self.answer = await self.provider.open(self.call, self.deployment, headers)
                 while not (given := self._take(await self.answer.read())):
                     pass
@@ -133,7 +134,7 @@ class Run:
         assert self.answer is not None  # begin() has opened it
         began = time.monotonic()
         try:
-            with anyio.move_on_after(limit):
+            with Block(limit):
                 return await self.answer.read()
             return None
         finally:

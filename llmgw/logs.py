@@ -1,0 +1,104 @@
+"""Logs: JSON lines, what is in them, and the handler that writes them.
+
+Nothing written here holds a prompt, an answer, a key, a query string or a foreign exception's text.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+from contextlib import nullcontext, suppress
+from datetime import UTC, datetime
+from typing import TextIO
+
+import msgspec
+
+LOGGER, ACCESS_LOGGER = "llmgw", "llmgw.access"
+WORD_LIMIT = 200  # characters of anything a client chose, in logs and spans; as wire's model names
+
+log = logging.getLogger(LOGGER)
+
+
+def bounded(text: str | None) -> str | None:
+    """At most WORD_LIMIT characters, those that could break a line or a terminal escaped."""
+    if text is None or (len(text) <= WORD_LIMIT and text.isascii() and text.isprintable()):
+        return text
+    return text[:WORD_LIMIT].encode("unicode_escape").decode("ascii")[:WORD_LIMIT]
+
+
+class Line(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """A line: one JSON object of the fields that are not None. A Struct costs a third of a dict."""
+
+    event: str
+    time: datetime = msgspec.field(default_factory=functools.partial(datetime.now, UTC))
+    request_id: str | None = None
+    method: str | None = None
+    path: str | None = None
+    status: int | None = None
+    duration_ms: float | None = None
+    outcome: str | None = None
+    model: str | None = None
+    stream: bool | None = None
+    provider: str | None = None
+    key: str | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    finish_reasons: tuple[str, ...] | None = None
+    error_type: str | None = None
+    error_code: str | None = None
+
+
+def write_line(logger: logging.Logger, line: bytes) -> None:
+    """Log a line that is encoded; to our own stream without a log record, which costs 10 us."""
+    ours = log.handlers[0] if len(log.handlers) == 1 else None
+    if isinstance(ours, LineHandler) and not logger.filters:
+        ours.write(line)
+    else:
+        logger.info("%s", line.decode())
+
+
+class LineHandler(logging.StreamHandler[TextIO]):
+    """Ours: lines go past the formatter, and those of one turn of asyncio's loop in one write.
+
+    A write of its own for each of a request's three lines would cost 20 us.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._lines: list[bytes] = []
+        self._turn: asyncio.AbstractEventLoop | None = None  # whose next turn will write
+
+    def write(self, line: bytes) -> None:
+        """Write a line, at the loop's next turn; where there is no such loop, at once."""
+        self._lines.append(line)
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return self.flush()
+        if loop is not self._turn:
+            self._turn = loop
+            loop.call_soon(self.flush)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record after the lines that came before it."""
+        self.flush()
+        super().emit(record)
+
+    def flush(self) -> None:
+        """Write what waits; logging does so when the process ends."""
+        self._turn = None
+        with self.lock or nullcontext(), suppress(ValueError):  # closed, as a process ends
+            lines, self._lines = self._lines, []
+            if lines:
+                self.stream.write(b"\n".join([*lines, b""]).decode())
+            super().flush()
+
+
+def set_up_logging(stream: TextIO) -> None:
+    """Write what the toolkit logs to ``stream``, a message a line. A second call replaces it."""
+    for handler in [one for one in log.handlers if isinstance(one, LineHandler)]:
+        log.removeHandler(handler)
+    log.addHandler(LineHandler(stream))
+    log.setLevel(logging.INFO)
+    log.propagate = False
