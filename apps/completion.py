@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import attrs
 
@@ -49,7 +50,7 @@ class CompletionApp:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one exchange."""
-        exchange, scope, send = enter(scope, send)
+        exchange, scope, receive, send = enter(scope, receive, send)
         attempt = attempt_of(scope)
         body = await read_whole_body(receive, limit=self.max_body)
         if not body.complete:
@@ -62,8 +63,7 @@ class CompletionApp:
         attempt.deployment, attempt.provider = deployment, deployment.provider
         exchange.headers[b"x-provider"] = deployment.provider.encode("ascii", "replace")
         exchange.headers[b"x-model"] = deployment.name.encode("ascii", "replace")
-        async with body.watch(exchange, send) as watched:
-            await self._attempt(exchange, attempt, call, watched)
+        await body.watch(exchange, partial(self._attempt, exchange, attempt, call, send))
 
     async def _attempt(self, exchange: Exchange, attempt: Attempt, call: Call, send: Send) -> None:
         assert attempt.deployment is not None

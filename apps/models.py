@@ -33,7 +33,7 @@ class ModelsApp:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one exchange."""
-        exchange, scope, send = enter(scope, send)
+        exchange, scope, receive, send = enter(scope, receive, send)
         names = self.visible(exchange)
         asked: str = scope["path"].removeprefix(PATH).removeprefix("/")
         if asked and asked not in names:

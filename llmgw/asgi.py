@@ -5,7 +5,7 @@ Source   asgi.readthedocs.io/en/latest/specs/www.html
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from typing import Any
 
 Scope = MutableMapping[str, Any]
@@ -28,10 +28,9 @@ def find_header(headers: RawHeaders, name: bytes) -> bytes | None:
     return None
 
 
-def set_headers(headers: RawHeaders, new: Iterable[Header]) -> list[Header]:
+def set_headers(headers: RawHeaders, new: Mapping[bytes, bytes]) -> list[Header]:
     """A copy of ``headers`` where each name of ``new`` (lower case) has just the new value."""
-    added = dict(new)
-    return [pair for pair in headers if pair[0].lower() not in added] + list(added.items())
+    return [pair for pair in headers if pair[0].lower() not in new] + list(new.items())
 
 
 def ends(message: Message) -> bool:

@@ -1,85 +1,87 @@
-"""Beside: functions that run beside a block, each from some time on, until the block ends.
+"""Beside: functions that run beside another, each from some time on, until that one ends.
 
-On asyncio by a timer, and a task only when it is due: an anyio task group costs 60 us, most blocks
+On asyncio by a timer, and a task only when it is due: an anyio task group costs 60 us, most runs
 are over before. On any other loop, a task group.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
-from types import TracebackType
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 import anyio
 import attrs
-from anyio.abc import TaskGroup
 
 from llmgw.block import Block
 from llmgw.portal import on_asyncio
 
+Main = Callable[[], Awaitable[None]]
 Function = Callable[[], Coroutine[Any, Any, None]]
+Functions = Sequence[tuple[float, Function]]  # each with the seconds after which it begins
 
 
 @attrs.define(eq=False)
 class Beside:
-    """``async with Beside([(seconds, func), ...]) as beside:`` and ``beside.cancel()`` ends it.
+    """``await Beside().run(main, (seconds, func), ...)``, and ``cancel()`` ends main.
 
-    An exception of a function ends the block, and leaves from it. The block's own exceptions leave
-    as they are, never in a group. A block that ``cancel()`` ended raises nothing.
+    A function's exception ends main, and leaves from ``run``. Main's own exceptions leave as they
+    are, never in a group. A main that ``cancel()`` ended raises nothing.
     """
 
-    functions: list[tuple[float, Function]]
-    error: BaseException | None = None
+    error: BaseException | None = attrs.field(default=None, init=False)
     _block: Block = attrs.field(factory=Block, init=False)
-    _group: TaskGroup | None = attrs.field(default=None, init=False)
-    _timers: list[asyncio.TimerHandle] = attrs.field(factory=list[asyncio.TimerHandle], init=False)
     _tasks: list[asyncio.Task[None]] = attrs.field(factory=list[asyncio.Task[None]], init=False)
 
     def cancel(self) -> None:
-        """End the block."""
+        """End main."""
         self._block.cancel()
 
-    async def __aenter__(self) -> Beside:
-        """Begin."""
-        if on_asyncio():
-            loop = asyncio.get_running_loop()
-            for seconds, func in self.functions:
-                self._timers.append(loop.call_later(seconds, self._start, func))
-        else:
-            self._group = anyio.create_task_group()
-            await self._group.__aenter__()
-            for seconds, func in self.functions:
-                self._group.start_soon(self._later, seconds, func)
-        self._block.__enter__()
-        return self
+    async def run(self, main: Main, *functions: tuple[float, Function]) -> None:
+        """Run main; what runs beside it has ended when this returns."""
+        if not on_asyncio():
+            return await self._run_grouped(main, functions)
+        loop = asyncio.get_running_loop()
+        timers = [loop.call_later(seconds, self._start, func) for seconds, func in functions]
+        try:
+            with self._block:
+                await main()
+        finally:
+            for timer in timers:
+                timer.cancel()
+            if self._tasks:
+                for task in self._tasks:
+                    task.cancel()
+                await ended(self._tasks)
+        self._tell()
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> bool:
-        """End: what runs beside is cancelled, and has ended when this returns."""
-        swallowed = bool(self._block.__exit__(kind, exc, tb))
-        for timer in self._timers:
-            timer.cancel()
-        if self._group is not None:
-            self._group.cancel_scope.cancel()
-            await self._group.__aexit__(None, None, None)
-        elif self._tasks:
-            for task in self._tasks:
-                task.cancel()
-            await ended(self._tasks)
-        if swallowed and self.error is not None:
+    async def _run_grouped(self, main: Main, functions: Functions) -> None:
+        error: BaseException | None = None
+        async with anyio.create_task_group() as group:
+            for seconds, func in functions:
+                group.start_soon(self._later, seconds, func)
+            try:
+                with self._block:
+                    await main()
+            except BaseException as exc:
+                error = exc  # out of the group's reach
+            group.cancel_scope.cancel()
+        if error is not None:
+            raise error
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._block.cut and self.error is not None:
             raise self.error
-        return swallowed
 
     def _start(self, func: Function) -> None:
-        self._tasks.append(asyncio.get_running_loop().create_task(self._run(func)))
+        self._tasks.append(asyncio.get_running_loop().create_task(self._guarded(func)))
 
     async def _later(self, seconds: float, func: Function) -> None:
         await anyio.sleep(seconds)
-        await self._run(func)
+        await self._guarded(func)
 
-    async def _run(self, func: Function) -> None:
+    async def _guarded(self, func: Function) -> None:
         try:
             await func()
         except Exception as exc:

@@ -24,21 +24,17 @@ class Block:
     task and holds no ``yield``.
     """
 
-    __slots__ = (
-        *("_before", "_called", "_calls", "_loop", "_scope", "_seconds", "_task", "_timer"),
-        "cut",
-    )
+    cut = False
+    _scope: anyio.CancelScope | None = None
+    _loop: asyncio.AbstractEventLoop | None = None
+    _task: asyncio.Task[object] | None = None
+    _timer: asyncio.TimerHandle | None = None
+    _before = 0  # cancellations of the task that are not ours
+    _called = False
+    _calls = 0  # cancellations that are
 
     def __init__(self, seconds: float = math.inf) -> None:
-        self.cut = False
         self._seconds = seconds
-        self._scope: anyio.CancelScope | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._task: asyncio.Task[object] | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._before = 0  # cancellations of the task that are not ours
-        self._called = False
-        self._calls = 0  # cancellations that are
 
     def cancel(self) -> None:
         """End the block, at its next wait."""

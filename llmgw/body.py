@@ -6,15 +6,14 @@ nobody below it can see the old bytes; a layer that hands a Body on costs the ne
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from types import TracebackType
+from collections.abc import Awaitable, Callable
 from typing import TypeVar, cast
 
 import anyio
 import attrs
 
-from llmgw.asgi import Message, Receive, Send, ends
-from llmgw.beside import Beside, Function
+from llmgw.asgi import Message, Receive
+from llmgw.beside import Beside, Function, Main
 from llmgw.errors import InvalidRequestError
 from llmgw.exchange import Exchange
 
@@ -82,79 +81,60 @@ class Body:
     def watch(
         self,
         exchange: Exchange,
-        send: Send,
+        main: Main,
         *,
         beside: Function | None = None,
         after: float = 0.0,
-    ) -> Watch:
-        """A block that is cancelled when the client leaves; see Watch."""
-        return Watch(self, exchange, send, beside, after)
+    ) -> Awaitable[None]:
+        """``await body.watch(exchange, main)`` runs main until the client leaves; see Watch."""
+        outermost = self.complete and not self.watched
+        if not outermost and beside is None:
+            return main()
+        return Watch(self, exchange, outermost).run(main, beside, after)
 
 
 @attrs.define(eq=False)
 class Watch:
-    """``async with body.watch(exchange, send) as send:`` runs its block until the client leaves.
+    """Runs a function until it ends or the client leaves.
 
-    The outermost Watch of a Body runs the only watcher, those within are no-ops. It gives the
-    ``send`` to use in the block, by which it knows the end of the response: a disconnect after
-    that is none. When the client left, the block is cancelled, ``exchange.left`` is True and
-    nothing is raised. ``beside`` runs as long as the block from ``after`` seconds on, in any Watch.
+    The outermost Watch of a Body runs the only watcher, those within are no-ops. A disconnect after
+    the end of the response is none. When the client left, the function is cancelled,
+    ``exchange.left`` is True and nothing is raised. ``beside`` runs as long as the function, from
+    ``after`` seconds on, in any Watch.
     """
 
     body: Body
     exchange: Exchange
-    send: Send
-    beside: Function | None = None
-    after: float = 0.0
-    ended: bool = False
-    outermost: bool = False
-    block: Beside | None = None
+    outermost: bool
+    _beside: Beside = attrs.field(factory=Beside, init=False)
 
-    async def __aenter__(self) -> Send:
-        """Start the watcher, if no outer one runs."""
-        self.outermost = self.body.complete and not self.body.watched
+    async def run(self, main: Main, beside: Function | None, after: float) -> None:
+        """Run main, and the watcher if no outer one runs."""
         functions: list[tuple[float, Function]] = []
         if self.outermost:
+            self.body.watched = True
             functions.append((GRACE, self._wait))
-        if self.beside is not None:
-            functions.append((self.after, self.beside))
-        if functions:
-            self.block = Beside(functions)
-            await self.block.__aenter__()
-        if not self.outermost:
-            return self.send
-        self.body.watched = True
-        return self._send_and_note
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> bool:
-        """Stop the watcher; let the block's own exception through as it is, never in a group."""
-        if self.outermost:
-            self.body.watched = False
-        return self.block is not None and await self.block.__aexit__(kind, exc, tb)
+        if beside is not None:
+            functions.append((after, beside))
+        try:
+            await self._beside.run(main, *functions)
+        except OSError:  # out of a send: a server's way to say that the client left
+            if not self.exchange.left:
+                raise
+            self.body.left = True
+            self.body.tell()
+        finally:
+            if self.outermost:
+                self.body.watched = False
 
     async def _wait(self) -> None:
         while not self.body.left:
             message = await self.body.source()
             self.body.left = message["type"] == "http.disconnect"
-        if not self.ended:
-            self._leave()
+        if not self.exchange.ended:
+            self.exchange.left = True
+            self._beside.cancel()
         self.body.tell()
-
-    async def _send_and_note(self, message: Message) -> None:
-        self.ended = self.ended or ends(message)
-        try:
-            await self.send(message)
-        except OSError:  # a server's way to say that the client left
-            self.body.left = True
-            self.body.tell()
-            self._leave()
-
-    def _leave(self) -> None:
-        self.exchange.left = True
-        if self.block is not None:
-            self.block.cancel()
 
 
 async def read_body(receive: Receive, *, limit: int) -> Body:
@@ -184,7 +164,10 @@ async def read_whole_body(receive: Receive, *, limit: int) -> Body:
 
     A client that left while sending gives an incomplete Body with ``left`` set.
     """
-    body = await read_body(receive, limit=limit)
+    if isinstance(receive, Body) and receive.complete:  # without a coroutine: layers ask again
+        body = receive.replay()
+    else:
+        body = await read_body(receive, limit=limit)
     if body.overflow or len(body.data) > limit:
         message = f"The request body is larger than {limit} bytes."
         raise InvalidRequestError(message, status=413, code="request_too_large")

@@ -6,9 +6,11 @@ let through, and then nothing can be run again, or dropped.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 import attrs
 
-from llmgw.asgi import START, ASGIApp, Message, Scope, Send, ends, find_header
+from llmgw.asgi import BODY, START, ASGIApp, Message, Scope, Send, ends, find_header
 from llmgw.body import Body
 from llmgw.errors import GatewayError, lone, parse_retry_after
 
@@ -18,39 +20,37 @@ STATUSES = frozenset({408, 429, 502, 503, 504})
 HELD = 64 << 10  # bytes of a rejected response that are kept; a larger one is let through
 
 
-@attrs.define
+@attrs.define(eq=False)
 class Gate:
-    """A ``send`` that lets a response through, or holds it as one to be rejected."""
+    """A ``send`` that lets a response through, or holds it as one to be rejected.
+
+    What is let through goes on without a coroutine of its own, which each message would pay for.
+    """
 
     send: Send
     body: Body
     last: bool  # no further run: nothing is held
+    on_begin: Callable[[], None] | None = None  # called when the response is let through
     held: list[Message] = attrs.field(factory=list[Message])
     size: int = 0
     begun: bool = False
     status: int | None = None
     retry_after: float | None = None
 
-    async def __call__(self, message: Message) -> None:
+    def __call__(self, message: Message) -> Awaitable[None]:
         """Send the message or hold it."""
-        if message["type"] == START:
+        if not self.begun:
+            if message["type"] != START or not (self.last or message["status"] not in STATUSES):
+                return self._hold(message)
             self.status = message["status"]
-            self.retry_after = parse_retry_after(
-                find_header(message.get("headers", ()), b"retry-after")
-            )
-        if self.begun:
-            await self.send(message)
-        else:
-            self.held.append(message)
-            self.size += len(message.get("body", b""))
-            if self.last or self.status not in STATUSES or self.size > HELD:
-                await self.release()
-        if ends(message):
-            self.body.end()  # an app that listens until the client leaves would never return
+            self._begin()
+        elif message["type"] == BODY and not message.get("more_body", False):
+            return self._end(message)
+        return self.send(message)
 
     async def release(self) -> None:
-        """Let the response begin."""
-        self.begun = True
+        """Let what is held begin."""
+        self._begin()
         held, self.held = self.held, []
         for message in held:
             await self.send(message)
@@ -65,3 +65,24 @@ class Gate:
                 raise
             return error
         return None
+
+    def _begin(self) -> None:
+        self.begun = True
+        if self.on_begin is not None:
+            self.on_begin()
+
+    async def _hold(self, message: Message) -> None:
+        if message["type"] == START:
+            self.status = message["status"]
+            found = find_header(message.get("headers", ()), b"retry-after")
+            self.retry_after = parse_retry_after(found)
+        self.held.append(message)
+        self.size += len(message.get("body", b""))
+        if self.size > HELD:
+            await self.release()
+        if ends(message):
+            self.body.end()
+
+    async def _end(self, message: Message) -> None:
+        await self.send(message)
+        self.body.end()  # an app that listens until the client leaves would never return

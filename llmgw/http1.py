@@ -60,7 +60,7 @@ class Response:
         self._head = 0  # bytes until the head was complete
         self._sized = False
         self._skipping = False  # within a 1xx
-        self._parser = httptools.HttpResponseParser(self)
+        self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
 
     def feed(self, data: bytes) -> None:
         """Take bytes that came. Raises ProtocolError."""
@@ -68,12 +68,15 @@ class Response:
         if self.complete:
             self.keep_alive = False  # who sends more than it was asked for is not asked again
             return
+        assert self._parser is not None  # it goes with the end: the two would hold each other
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as exc:
             if not self.complete:  # else it is what comes after the end
                 raise ProtocolError(str(exc)) from exc
             self.keep_alive = False
+        if self.complete:
+            self._parser = None
         if not self.ready:
             self._head += len(data)
             if self._head > HEAD_LIMIT:
@@ -110,6 +113,7 @@ class Response:
 
     def on_headers_complete(self) -> None:
         """The head is complete."""
+        assert self._parser is not None
         status = self._parser.get_status_code()
         if status < 200:
             self._skipping = True
@@ -131,4 +135,5 @@ class Response:
             self.headers.clear()
         elif not self.until_end:
             self.complete = True
+            assert self._parser is not None
             self.keep_alive = self._parser.should_keep_alive()

@@ -123,7 +123,7 @@ def order_of(
     return list({id(one): one for one in found}.values())
 
 
-@attrs.frozen
+@attrs.define
 class Turn:
     """One deployment's turn to answer."""
 

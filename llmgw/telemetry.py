@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 import msgspec
 
-from llmgw.asgi import START, Header, Message, RawHeaders, Receive, Send, ends, set_headers
+from llmgw.asgi import Header, RawHeaders, set_headers
 from llmgw.errors import GatewayError
-from llmgw.exchange import Attempt, Exchange, new_id
+from llmgw.exchange import Attempt, new_id
 from llmgw.logs import Line, bounded, log, write_line
 
 if TYPE_CHECKING:
@@ -68,7 +68,6 @@ FIRST_TOKEN_BUCKETS = (  # seconds
 )
 TOKEN_BUCKETS = tuple(float(4**n) for n in range(14))  # tokens; to 67108864
 
-LEFT = 499  # nginx's status for a client that left before its response was complete
 # -- spans
 
 
@@ -149,7 +148,7 @@ def inject(headers: RawHeaders = ()) -> list[Header]:
 
     carrier: dict[str, str] = {}
     TraceContextTextMapPropagator().inject(carrier)
-    return set_headers(headers, [(key.encode(), value.encode()) for key, value in carrier.items()])
+    return set_headers(headers, {key.encode(): value.encode() for key, value in carrier.items()})
 
 
 def exporter_of(environ: Mapping[str, str]) -> tuple[str, str | None] | None:
@@ -201,7 +200,7 @@ def set_up_tracing(environ: Mapping[str, str], *, service_name: str = "llmgw") -
     return True
 
 
-# -- what a model call and an exchange leave
+# -- what a model call leaves
 
 
 @attrs.define(eq=False)
@@ -312,41 +311,3 @@ class Inference:
         if error is not None:
             fail(span, error)
         span.end()
-
-
-@attrs.define(eq=False)
-class Outcome:
-    """A ``send`` and a ``receive`` that note how an exchange ended, for logs and metrics."""
-
-    exchange: Exchange
-    inner_receive: Receive
-    inner_send: Send
-    status: int | None = None
-    complete: bool = False
-    left: bool = False
-
-    async def send(self, message: Message) -> None:
-        """Send a message; note the status, the end, or that the client is gone."""
-        if message["type"] == START:
-            self.status = message["status"]
-        try:
-            await self.inner_send(message)
-        except OSError:
-            self.left = True
-            raise
-        self.complete = self.complete or ends(message)
-
-    async def receive(self) -> Message:
-        """Receive a message; note a disconnect before the end."""
-        message = await self.inner_receive()
-        if message["type"] == "http.disconnect" and not self.complete:
-            self.left = True
-        return message
-
-    def final_status(self, error: BaseException | None) -> int:
-        """The status for the books: 499 the client left, 500 the app failed, else what was sent."""
-        if self.complete:
-            return self.status or 500
-        if self.left or self.exchange.left or (error and not isinstance(error, Exception)):
-            return LEFT
-        return 500 if error is not None else self.status or 500

@@ -22,7 +22,7 @@ from llmgw.errors import GatewayError
 from llmgw.exchange import Exchange, enter
 from llmgw.logs import ACCESS_LOGGER, Line, bounded, write_line
 from llmgw.stack import Place
-from llmgw.telemetry import Outcome, error_type
+from llmgw.telemetry import error_type
 
 PLACE = Place(
     below={"RequestID": "a line without the id cannot be linked to its others"},
@@ -73,13 +73,12 @@ class AccessLogMiddleware:
         """Answer one exchange."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        exchange, scope, send = enter(scope, send)
-        outcome = Outcome(exchange, receive, send)
+        exchange, scope, receive, send = enter(scope, receive, send)
         error: BaseException | None = None
         try:
-            await self.app(scope, outcome.receive, outcome.send)
+            await self.app(scope, receive, send)
         except BaseException as exc:
             error = exc
             raise
         finally:
-            self.log(describe(scope, exchange, outcome.final_status(error), error))
+            self.log(describe(scope, exchange, exchange.final_status(error), error))

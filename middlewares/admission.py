@@ -1,10 +1,10 @@
 """Admission: what comes in is bounded: requests at once, bytes, and the client's time.
 
 Reads    the request body, at most ``max_body`` bytes, which is held.
-Writes   nothing but its count.
+Writes   its count; ``exchange.left`` when the client reads nothing.
 Raises   OverloadedError (503) when ``max_concurrent`` exchanges run; InvalidRequestError for a body
-         that is too large (413) or too slow (408). OSError out of a ``send`` that the client does
-         not read within ``send_s``: it is gone.
+         that is too large (413) or too slow (408). A client that does not read a message within
+         ``send_s`` is gone: the app is cancelled.
 Place    below Auth: a stranger takes no room. Above all that holds something while it waits.
 Source   load shedding: "Handling Overload", Site Reliability Engineering, O'Reilly 2016. The
          defaults are chosen.
@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import attrs
 
-from llmgw.asgi import ASGIApp, Message, Receive, Scope, Send
+from llmgw.asgi import ASGIApp, Receive, Scope, Send
+from llmgw.block import Block
 from llmgw.body import Body, read_whole_body
 from llmgw.errors import InvalidRequestError, OverloadedError
 from llmgw.exchange import enter
 from llmgw.stack import Place
-from llmgw.waiting import Expired, coroutine_of, within
+from llmgw.waiting import Expired, within
 
 ROOM = "what waits there takes room"
 PLACE = Place(
@@ -55,14 +56,17 @@ class AdmissionMiddleware:
             return await self.app(scope, receive, send)
         if self._count.running >= self.max_concurrent:
             raise OverloadedError("The gateway is full: too many requests at once.", retry_after=1)
-        exchange, scope, send = enter(scope, send)
+        exchange, scope, receive, send = enter(scope, receive, send)
         self._count.running += 1
         try:
             body = await self._read(receive)
             if not body.complete:
                 exchange.left = True
                 return
-            await self.app(scope, body, Patient(send, self.send_s))
+            with Block() as block:
+                exchange.waiters.append(Patience(block, self.send_s))
+                await self.app(scope, body, send)
+            exchange.left = exchange.left or block.cut
         finally:
             self._count.running -= 1
 
@@ -74,17 +78,17 @@ class AdmissionMiddleware:
             raise InvalidRequestError(message, status=408, code="request_timeout") from exc
 
 
-@attrs.frozen
-class Patient:
-    """A ``send`` that waits so long for the client to read, and no longer."""
+@attrs.define(eq=False)
+class Patience:
+    """The clock that runs while a message waits until the client reads."""
 
-    send: Send
+    block: Block
     seconds: float
 
-    async def __call__(self, message: Message) -> None:
-        """Send the message. Raises OSError, as for a broken connection, when nobody reads."""
-        try:
-            await within(self.seconds, coroutine_of(self.send(message)))
-        except Expired as exc:
-            text = f"the client read nothing for {self.seconds:g} s"
-            raise ConnectionAbortedError(text) from exc
+    def wait(self) -> None:
+        """Start the clock."""
+        self.block.start(self.seconds)
+
+    def go_on(self) -> None:
+        """Stop it."""
+        self.block.stop()

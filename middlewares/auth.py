@@ -59,7 +59,7 @@ class AuthMiddleware:
             return await send({"type": "websocket.close", "code": 1008, "reason": "not served"})
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        exchange, scope, send = enter(scope, send)
+        exchange, scope, receive, send = enter(scope, receive, send)
         exchange.key = self.find(scope) if self.find else self._known(key_of(scope))
         if exchange.key is None:
             exchange.headers[b"www-authenticate"] = b"Bearer"

@@ -18,12 +18,11 @@ import time
 import attrs
 
 from llmgw import errors
-from llmgw.asgi import ASGIApp, Message, Receive, Scope, Send, ends, find_header
+from llmgw.asgi import ASGIApp, Receive, Scope, Send, find_header
 from llmgw.block import Block
 from llmgw.errors import InvalidRequestError
-from llmgw.exchange import Exchange, enter
+from llmgw.exchange import enter
 from llmgw.stack import Place
-from llmgw.waiting import coroutine_of, resume
 
 ALL = "one clock for all deployments and attempts"
 PLACE = Place(
@@ -50,29 +49,19 @@ def asked(scope: Scope) -> float:
 
 
 @attrs.define(eq=False)
-class Timed:
-    """A ``send`` during which the clock stands still: a slow client is not the upstream's fault."""
+class Standstill:
+    """The clock stands still while the client reads: a slow client is not the upstream's fault."""
 
-    send: Send
     clock: Block
-    exchange: Exchange
-    ended: bool = False
+    left: float = math.inf  # seconds, when it was stopped
 
-    async def __call__(self, message: Message) -> None:
-        """Send the message."""
-        self.ended = self.ended or ends(message)
-        sending = coroutine_of(self.send(message))
-        try:
-            signal = sending.send(None)
-        except StopIteration:
-            return  # nobody waited: to stop and start the clock would cost 5 us
-        left, began = self.clock.stop(), time.monotonic()
-        try:
-            await resume(sending, signal)
-        finally:
-            took = time.monotonic() - began
-            self.clock.start(left)
-            self.exchange.deadline = (self.exchange.deadline or began) + took
+    def wait(self) -> None:
+        """Stop the clock."""
+        self.left = self.clock.stop()
+
+    def go_on(self) -> None:
+        """Go on with what was left."""
+        self.clock.start(self.left)
 
 
 @attrs.frozen
@@ -86,11 +75,11 @@ class DeadlineMiddleware:
         """Answer one exchange."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        exchange, scope, send = enter(scope, send)
+        exchange, scope, receive, send = enter(scope, receive, send)
         total = min(self.total, asked(scope))
         exchange.deadline = time.monotonic() + total
         with Block(total) as clock:
-            timed = Timed(send, clock, exchange)
-            await self.app(scope, receive, timed)
-        if clock.cut and not timed.ended:
+            exchange.waiters.append(Standstill(clock))
+            await self.app(scope, receive, send)
+        if clock.cut and not exchange.ended:
             raise errors.TimeoutError(f"The answer was not complete within {total:g} s.")

@@ -37,7 +37,7 @@ class DrainMiddleware:
         """Answer one exchange."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        exchange, scope, send = enter(scope, send)
+        exchange, scope, receive, send = enter(scope, receive, send)
         if self.drain.begun:
             exchange.headers[b"connection"] = b"close"
             raise OverloadedError("The gateway is shutting down.", retry_after=ELSEWHERE)

@@ -1,6 +1,6 @@
 """ErrorMap: the only writer of errors: a JSON body, or in a begun stream one error event.
 
-Reads    the Exchange: the client's key, whether the client left.
+Reads    the Exchange: the client's key, what has gone out, whether the client left.
 Writes   ``exchange.error``; the response, when the app raised instead of giving one.
 Raises   what the app raised, when the response had begun and is no event stream at an event's
          boundary: then the server cuts the connection and nobody takes the half for the whole.
@@ -16,18 +16,7 @@ import traceback
 
 import attrs
 
-from llmgw.asgi import (
-    BODY,
-    START,
-    ASGIApp,
-    Header,
-    Message,
-    Receive,
-    Scope,
-    Send,
-    find_header,
-    respond,
-)
+from llmgw.asgi import BODY, ASGIApp, Header, Receive, Scope, Send, respond
 from llmgw.errors import INTERNAL, AuthError, GatewayError, lone
 from llmgw.exchange import Exchange, enter
 from llmgw.stack import Place
@@ -66,29 +55,6 @@ def told(exc: Exception) -> GatewayError:
     return GatewayError(INTERNAL, code="internal_error")
 
 
-@attrs.define
-class Seen:
-    """A ``send`` that knows how far the response is."""
-
-    send: Send
-    begun: bool = False
-    stream: bool = False
-    boundary: bool = True  # between two events
-    ended: bool = False
-
-    async def __call__(self, message: Message) -> None:
-        """Note the message and send it."""
-        if message["type"] == START:
-            self.begun = True
-            kind = find_header(message.get("headers", ()), b"content-type") or b""
-            self.stream = kind.startswith(b"text/event-stream")
-        elif message["type"] == BODY:
-            if body := message.get("body", b""):
-                self.boundary = body.endswith(b"\n\n")
-            self.ended = not message.get("more_body", False)
-        await self.send(message)
-
-
 @attrs.frozen
 class ErrorMapMiddleware:
     """Turn what the app raises into what OpenAI's clients understand."""
@@ -99,22 +65,23 @@ class ErrorMapMiddleware:
         """Answer one exchange."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        exchange, scope, send = enter(scope, send)
-        seen = Seen(send)
+        exchange, scope, receive, send = enter(scope, receive, send)
         try:
-            await self.app(scope, receive, seen)
+            await self.app(scope, receive, send)
         except Exception as raised:
             exc = lone(raised)
+            if isinstance(exc, OSError) and exchange.left:
+                raise  # a server's way to say that the client left
             error = exc if isinstance(exc, GatewayError) else told(exc)
             exchange.error = error
-            if seen.ended or exchange.left:
+            if exchange.ended or exchange.left:
                 return
-            if not seen.begun:
+            if exchange.start is None:
                 status = status_for(error, exchange)
                 await respond(
                     send, status, error.body(), headers=headers_for(error, status, exchange)
                 )
-            elif seen.stream and seen.boundary:
+            elif exchange.open_stream:
                 await send({"type": BODY, "body": error.frame()})
             else:
                 raise

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import anyio
 import attrs
@@ -65,11 +66,10 @@ class FallbackMiddleware:
         """Answer one exchange."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        exchange, scope, send = enter(scope, send)
+        exchange, scope, receive, send = enter(scope, receive, send)
         walk = Walk(self.candidates(exchange), self.cooldown)
         body = await read_body(receive, limit=self.max_body)
-        async with body.watch(exchange, send) as watched:
-            await self._walk(exchange, scope, body, walk, watched)
+        await body.watch(exchange, partial(self._walk, exchange, scope, body, walk, send))
 
     async def _walk(
         self, exchange: Exchange, scope: Scope, body: Body, walk: Walk, send: Send
@@ -83,13 +83,19 @@ class FallbackMiddleware:
             exchange.attempts_left = 1 if turn.probe else left
             exchange.alternatives = turn.left if body.complete and left > 1 else 0
             before = exchange.attempts
-            gate = Gate(ask, body, last=not exchange.alternatives)
-            async with ask:
-                attempt = Attempt(deployment=turn.candidate.deployment)
+            way = ask if turn.probe else send
+            gate = Gate(way, body, not exchange.alternatives, ask.begin)
+            attempt = Attempt(deployment=turn.candidate.deployment)
+            turn.candidate.load.running += 1
+            try:
                 error = await gate.run(self.app, {**scope, ATTEMPT: attempt})
                 verdict = error or verdict_on(gate)
                 if not exchange.left:
                     await ask.tell(verdict, max(1, exchange.attempts - before))
+            finally:
+                turn.candidate.load.running -= 1
+                if turn.probe:
+                    await ask.give_back()
             again = verdict is not None and verdict.next and not gate.begun and not exchange.left
             left = self.attempts - exchange.attempts
             turn = await walk.next() if again and body.complete and left > 0 else None
@@ -108,7 +114,7 @@ def verdict_on(gate: Gate) -> GatewayError | None:
 
 @attrs.define(eq=False)
 class Asking:
-    """One turn: it is load while it lasts, and the cooldown is told how it ended."""
+    """One turn: what is learnt of the deployment, for its load and for the cooldown."""
 
     cooldown: Cooldown
     turn: Turn
@@ -118,39 +124,33 @@ class Asking:
     told: bool = False
 
     async def __call__(self, message: Message) -> None:
-        """Send the message; with the first one a probe has succeeded, however long it goes on."""
-        if not self.begun:
-            self.begun = True
-            self._observe()
-            if self.turn.probe:
-                await self._success()
+        """Be a probe's ``send``: with its first message it has succeeded, however long it is."""
+        if not self.told:
+            await self.tell(None, 1)
         await self.send(message)
 
-    async def __aenter__(self) -> None:
-        """Begin."""
-        self.turn.candidate.load.running += 1
+    def begin(self) -> None:
+        """The response begins."""
+        self.begun = True
+        self._observe()
 
-    async def __aexit__(self, *_: object) -> None:
-        """End; a probe that told nothing (the client left) is given back."""
-        self.turn.candidate.load.running -= 1
-        if self.turn.probe and not self.told:
+    async def give_back(self) -> None:
+        """Give back a probe that told nothing: the client left."""
+        if not self.told:
             with anyio.CancelScope(shield=True):
                 await self.cooldown.release(self.turn.candidate.id)
 
     async def tell(self, verdict: GatewayError | None, runs: int) -> None:
         """How it ended, after ``runs``; what the request is to blame for says nothing."""
         if verdict is None:
-            await self._success()
+            self.told = True
+            await self.cooldown.success(self.turn.candidate.id, probe=self.turn.probe)
         elif not isinstance(verdict, InvalidRequestError):
             self.told = True
             if not self.begun:
                 self._observe()
             wait = verdict.retry_after if isinstance(verdict, RateLimitError) else None
             await self.cooldown.failure(self.turn.candidate.id, wait, runs)
-
-    async def _success(self) -> None:
-        self.told = True
-        await self.cooldown.success(self.turn.candidate.id, probe=self.turn.probe)
 
     def _observe(self) -> None:
         now = time.monotonic()

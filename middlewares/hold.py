@@ -12,13 +12,16 @@ Source   server-sent events: html.spec.whatwg.org, "Authoring notes" (a comment 
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+from functools import partial
+
 import anyio
 import attrs
 
 from llmgw.asgi import BODY, START, ASGIApp, Message, Receive, Scope, Send, find_header
 from llmgw.body import read_whole_body
 from llmgw.errors import from_status
-from llmgw.exchange import enter
+from llmgw.exchange import Exchange, enter
 from llmgw.sse import COMMENT, HEADERS
 from llmgw.stack import Place
 from llmgw.wire import read_call
@@ -49,20 +52,17 @@ class HoldMiddleware:
         """Answer one exchange."""
         if scope["type"] != "http" or scope["method"] != "POST":
             return await self.app(scope, receive, send)
-        exchange, scope, send = enter(scope, send)
+        exchange, scope, receive, send = enter(scope, receive, send)
         body = await read_whole_body(receive, limit=self.max_body)
         if not body.complete:
             exchange.left = True
             return
-        if body.decode(read_call).stream:
-            held = Held(self.heartbeat_s)
-            watch = body.watch(exchange, send, beside=held.beat, after=self.hold_s)
-            async with watch as held.send:
-                await self.app(scope, body, held)
-                held.check()
-        else:
-            async with body.watch(exchange, send) as watched:
-                await self.app(scope, body, watched)
+        if not body.decode(read_call).stream:
+            return await body.watch(exchange, partial(self.app, scope, body, send))
+        held = Held(self.heartbeat_s, send)
+        main = partial(self.app, scope, body, held)
+        await body.watch(exchange, main, beside=held.beat, after=self.hold_s)
+        held.check(exchange)
 
 
 @attrs.define(eq=False)
@@ -70,27 +70,26 @@ class Held:
     """A ``send`` for the app, and the beat that begins the response if the app does not."""
 
     heartbeat_s: float
-    send: Send = attrs.field(init=False)
+    send: Send
     lock: anyio.Lock = attrs.field(factory=anyio.Lock)  # a comment never cuts into an event
     held: bool = False  # the response is ours
     begun: bool = False  # the app's own has begun
     refused: int | None = None  # the status of what is no stream, behind a 200 of ours
 
-    async def __call__(self, message: Message) -> None:
+    def __call__(self, message: Message) -> Awaitable[None]:
         """Send the app's message, if it still can be sent."""
         if message["type"] == START:
             self.begun = True
-            if self.held:
-                kind = find_header(message.get("headers", ()), b"content-type") or b""
-                good = message["status"] == 200 and kind.startswith(b"text/event-stream")
-                self.refused = None if good else message["status"]
-                return
-        if self.refused is not None:
-            return
-        if not self.held:
-            return await self.send(message)
-        async with self.lock:
-            await self.send(message)
+        return self._send(message) if self.held else self.send(message)
+
+    async def _send(self, message: Message) -> None:
+        if message["type"] == START:
+            kind = find_header(message.get("headers", ()), b"content-type") or b""
+            good = message["status"] == 200 and kind.startswith(b"text/event-stream")
+            self.refused = None if good else message["status"]
+        elif self.refused is None:
+            async with self.lock:
+                await self.send(message)
 
     async def beat(self) -> None:
         """Begin the response, and go on with comments until the app's own begins."""
@@ -107,7 +106,7 @@ class Held:
                     return
                 await self.send({"type": BODY, "body": COMMENT, "more_body": True})
 
-    def check(self) -> None:
+    def check(self, exchange: Exchange) -> None:
         """Raise what the app's refusal means, when its own response could not be sent."""
-        if self.refused is not None:
+        if self.refused is not None and not exchange.left:
             raise from_status(self.refused if self.refused >= 400 else 502, provider="app")

@@ -19,9 +19,9 @@ import attrs
 from llmgw.asgi import ASGIApp, Receive, Scope, Send
 from llmgw.body import read_whole_body
 from llmgw.errors import GatewayError
-from llmgw.exchange import Attempt, Exchange, enter
+from llmgw.exchange import LEFT, Attempt, Exchange, enter
 from llmgw.stack import Place
-from llmgw.telemetry import Inference, Outcome
+from llmgw.telemetry import Inference
 from llmgw.wire import read_call
 
 if TYPE_CHECKING:
@@ -43,16 +43,16 @@ PLACE = Place(
 MAX_BODY = 10 << 20  # bytes; the gateway's default for limits.max_body_bytes
 
 
-def answer_of(exchange: Exchange, status: int | None) -> Attempt:
+def answer_of(exchange: Exchange) -> Attempt:
     """The accepted run; around an app that knows no Attempt, what its status tells."""
-    return exchange.answer or Attempt(status=status)
+    return exchange.answer or Attempt(status=exchange.status)
 
 
-def outcome_of(outcome: Outcome, error: BaseException | None) -> str:
+def outcome_of(exchange: Exchange, error: BaseException | None) -> str:
     """How a call ended: cancelled when the client left before its end, else by error or status."""
-    if outcome.final_status(error) == 499:
+    if exchange.final_status(error) == LEFT:
         return "cancelled"
-    failed = error is not None or not outcome.complete or (outcome.status or 500) >= 400
+    failed = error is not None or not exchange.ended or (exchange.status or 500) >= 400
     return "error" if failed else "completed"
 
 
@@ -68,7 +68,7 @@ class InferenceMiddleware:
         """Answer one exchange."""
         if scope["type"] != "http" or scope["method"] != "POST":
             return await self.app(scope, receive, send)
-        exchange, scope, send = enter(scope, send)
+        exchange, scope, receive, send = enter(scope, receive, send)
         body = await read_whole_body(receive, limit=self.max_body)
         if not body.complete:
             exchange.left = True
@@ -76,18 +76,16 @@ class InferenceMiddleware:
         call = body.decode(read_call)
         exchange.model, exchange.stream = call.model, call.stream
         inference = Inference(call, exchange.request_id or exchange.id, self.tracer_provider)
-        outcome = Outcome(exchange, body, send)
         error: BaseException | None = None
         inference.start()
         try:
             with inference.use():
-                await self.app(scope, body, outcome.send)
+                await self.app(scope, body, send)
         except BaseException as exc:
             error = exc
             raise
         finally:
-            outcome.left = outcome.left or (body.left and not outcome.complete)
-            ended = outcome_of(outcome, error)
+            ended = outcome_of(exchange, error)
             if ended == "error" and error is None:
-                error = GatewayError("The app failed.", code=f"status_{outcome.status or 500}")
-            inference.finish(answer_of(exchange, outcome.status), error, outcome=ended)
+                error = GatewayError("The app failed.", code=f"status_{exchange.status or 500}")
+            inference.finish(answer_of(exchange), error, outcome=ended)

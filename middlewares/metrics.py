@@ -21,7 +21,6 @@ from llmgw import telemetry
 from llmgw.asgi import ASGIApp, Receive, Scope, Send
 from llmgw.exchange import Exchange, enter
 from llmgw.stack import Place
-from llmgw.telemetry import Outcome
 
 PLACE = Place(
     below={"RequestID": "nothing may answer outside of the id"},
@@ -140,18 +139,17 @@ class MetricsMiddleware:
         """Answer one exchange."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        exchange, scope, send = enter(scope, send)
-        outcome = Outcome(exchange, receive, send)
+        exchange, scope, receive, send = enter(scope, receive, send)
         error: BaseException | None = None
         self._found.active.inc()
         try:
-            await self.app(scope, outcome.receive, outcome.send)
+            await self.app(scope, receive, send)
         except BaseException as exc:
             error = exc
             raise
         finally:
             self._found.active.dec()
-            self._count(scope["method"], exchange, str(outcome.final_status(error)))
+            self._count(scope["method"], exchange, str(exchange.final_status(error)))
 
     def _count(self, method: str, exchange: Exchange, status: str) -> None:
         found = self._found

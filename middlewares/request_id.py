@@ -48,7 +48,7 @@ class RequestIDMiddleware:
 
         offered = find_header(scope["headers"], HEADER) or b""
         value = offered.decode("ascii") if SAFE.fullmatch(offered) else self.generate()
-        exchange, scope, send = enter(scope, send)
+        exchange, scope, receive, send = enter(scope, receive, send)
         exchange.request_id = value
         exchange.headers.update(self.headers)
         exchange.headers[HEADER] = value.encode()

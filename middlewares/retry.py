@@ -14,6 +14,8 @@ Source   full jitter and the budget: retrying.py. Which statuses are repeated: g
 
 from __future__ import annotations
 
+from functools import partial
+
 import anyio
 import attrs
 
@@ -53,10 +55,9 @@ class RetryMiddleware:
         """Answer one exchange."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        exchange, scope, send = enter(scope, send)
+        exchange, scope, receive, send = enter(scope, receive, send)
         body = await read_body(receive, limit=self.max_body)
-        async with body.watch(exchange, send) as watched:
-            await self._repeat(exchange, scope, body, watched)
+        await body.watch(exchange, partial(self._repeat, exchange, scope, body, send))
 
     async def _repeat(self, exchange: Exchange, scope: Scope, body: Body, send: Send) -> None:
         deployment = attempt_of(scope).deployment

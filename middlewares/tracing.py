@@ -108,7 +108,7 @@ class TracingMiddleware:
     ) -> None:
         from opentelemetry.trace import get_current_span
 
-        exchange, scope, send = enter(scope, send)
+        exchange, scope, receive, send = enter(scope, receive, send)
         failed: list[Exception] = []
 
         async def call_app(_: Scope, receive: Receive, send: Send) -> None:

@@ -1,4 +1,4 @@
-"""Beside: functions that run beside a block until it ends."""
+"""Beside: functions that run beside another until that one ends."""
 
 from __future__ import annotations
 
@@ -21,13 +21,12 @@ async def test_a_function_runs_from_its_time_on() -> None:
         begun.append("second")
 
     with anyio.fail_after(5):
-        async with Beside([(0.01, first), (60, second)]):
-            await due.wait()
+        await Beside().run(due.wait, (0.01, first), (60, second))
 
     assert begun == ["first"]
 
 
-async def test_what_runs_beside_has_ended_when_the_block_has() -> None:
+async def test_what_runs_beside_has_ended_when_main_has() -> None:
     """Cancelled, and cleaned up."""
     begun = anyio.Event()
     ended: list[bool] = []
@@ -40,37 +39,33 @@ async def test_what_runs_beside_has_ended_when_the_block_has() -> None:
             ended.append(True)
 
     with anyio.fail_after(5):
-        async with Beside([(0, hang)]):
-            await begun.wait()
+        await Beside().run(begun.wait, (0, hang))
 
     assert ended == [True]
 
 
-async def test_it_can_end_the_block() -> None:
+async def test_it_can_end_main() -> None:
     """And nothing is raised."""
     with anyio.fail_after(5):
-        block = Beside([])
+        beside = Beside()
 
         async def end() -> None:
-            block.cancel()
+            beside.cancel()
 
-        block.functions.append((0, end))
-        async with block:
-            await anyio.sleep_forever()
+        await beside.run(anyio.sleep_forever, (0, end))
 
 
-async def test_its_error_leaves_from_the_block() -> None:
+async def test_its_error_ends_main_and_leaves() -> None:
     """Bare, never in a group."""
 
     async def fail() -> None:
         raise KeyError("beside")
 
     with anyio.fail_after(5), pytest.raises(KeyError):
-        async with Beside([(0, fail)]):
-            await anyio.sleep_forever()
+        await Beside().run(anyio.sleep_forever, (0, fail))
 
 
-async def test_the_blocks_own_error_leaves_as_it_is() -> None:
+async def test_mains_own_error_leaves_as_it_is() -> None:
     """Also while something runs beside."""
     begun = anyio.Event()
 
@@ -79,12 +74,11 @@ async def test_the_blocks_own_error_leaves_as_it_is() -> None:
         await anyio.sleep_forever()
 
     async def fail() -> None:
-        async with Beside([(0, hang)]):
-            await begun.wait()
-            raise ValueError("own")
+        await begun.wait()
+        raise ValueError("own")
 
     with anyio.fail_after(5), pytest.raises(ValueError, match="own"):
-        await fail()
+        await Beside().run(fail, (0, hang))
 
 
 async def test_cancellation_from_outside_goes_on() -> None:
@@ -98,8 +92,7 @@ async def test_cancellation_from_outside_goes_on() -> None:
             ended.append(True)
 
     with anyio.move_on_after(0.05) as scope:
-        async with Beside([(0, hang)]):
-            await anyio.sleep_forever()
+        await Beside().run(anyio.sleep_forever, (0, hang))
 
     assert scope.cancelled_caught
     assert ended == [True]

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmgw.asgi import BODY, Message
+from llmgw.asgi import BODY, Message, Send
 from llmgw.body import Body, read_body, read_whole_body
 from llmgw.errors import InvalidRequestError
-from llmgw.exchange import Exchange
-from llmgw.testing import no_receive, no_send
+from llmgw.exchange import Exchange, enter
+from llmgw.testing import no_receive
 
 
 def part(data: bytes, *, more: bool = False) -> Message:
@@ -25,12 +25,18 @@ GONE: Message = {"type": "http.disconnect"}
 
 @attrs.define
 class Client:
-    """A ``receive``: messages in order, then the client stays until ``leave``."""
+    """A ``receive``: messages in order, then the client stays until ``leave``; and a ``send``."""
 
     inbox: list[Message]
     leave: anyio.Event = attrs.field(factory=anyio.Event)
     readers: int = 0
     most: int = 0
+    broken: bool = False
+
+    async def send(self, message: Message) -> None:
+        await anyio.lowlevel.checkpoint()
+        if self.broken:
+            raise BrokenPipeError
 
     async def __call__(self) -> Message:
         self.readers += 1
@@ -110,21 +116,26 @@ async def test_a_body_is_read_once_however_many_layers_ask() -> None:
     assert (body.decode(decode), body.decode(decode), seen) == (12, 12, [b"12"])
 
 
-async def watched(client: Client) -> tuple[Body, Exchange]:
-    return await read_body(client, limit=10), Exchange()
+async def watched(client: Client) -> tuple[Body, Exchange, Send]:
+    """A body that was read behind the port of an exchange."""
+    exchange, _, receive, send = enter({"type": "http"}, client, client.send)
+    return await read_body(receive, limit=10), exchange, send
 
 
-async def test_a_client_that_leaves_cancels_the_block() -> None:
+async def test_a_client_that_leaves_cancels_what_runs() -> None:
     """Nothing is raised; the Exchange knows."""
     client = Client([part(b"")])
-    body, exchange = await watched(client)
+    body, exchange, _ = await watched(client)
     ended = False
 
+    async def main() -> None:
+        nonlocal ended
+        client.leave.set()
+        await anyio.sleep_forever()
+        ended = True
+
     with anyio.fail_after(5):
-        async with body.watch(exchange, no_send):
-            client.leave.set()
-            await anyio.sleep_forever()
-            ended = True
+        await body.watch(exchange, main)
 
     assert (exchange.left, body.left, ended) == (True, True, False)
 
@@ -132,48 +143,53 @@ async def test_a_client_that_leaves_cancels_the_block() -> None:
 async def test_a_disconnect_after_the_response_is_none() -> None:
     """Servers tell of one when all is sent."""
     client = Client([part(b"")])
-    body, exchange = await watched(client)
+    body, exchange, send = await watched(client)
 
-    async def send(message: Message) -> None:
+    async def main() -> None:
+        await send({"type": BODY, "body": b""})
         client.leave.set()
-
-    async with body.watch(exchange, send) as noted:
-        await noted({"type": BODY, "body": b""})
+        await body.source()
         await anyio.wait_all_tasks_blocked()
 
+    await body.watch(exchange, main)
+
+    assert exchange.ended
     assert not exchange.left
 
 
 async def test_a_send_that_fails_means_the_client_left() -> None:
     """Some servers raise OSError; it is no error of the app."""
-    body, exchange = await watched(Client([part(b"")]))
+    client = Client([part(b"")], broken=True)
+    body, exchange, send = await watched(client)
 
-    async def send(message: Message) -> None:
-        raise BrokenPipeError
+    async def main() -> None:
+        await send({"type": BODY, "body": b"x", "more_body": True})
 
-    async with body.watch(exchange, send) as noted:
-        await noted({"type": BODY, "body": b"x", "more_body": True})
-        await anyio.sleep_forever()
+    await body.watch(exchange, main)
 
     assert exchange.left
+    assert await body() == part(b"")
+    assert await body() == GONE  # whoever listens hears of it
 
 
-async def test_the_blocks_own_error_leaves_as_it_is() -> None:
-    """Never in a group: layers above look at its class."""
-    body, exchange = await watched(Client([part(b"")]))
+async def test_its_own_error_leaves_as_it_is() -> None:
+    """Never in a group: layers above look at its class; an OSError may be the app's own, too."""
+    for error in (KeyError, FileNotFoundError):
+        body, exchange, _ = await watched(Client([part(b"")]))
 
-    with pytest.raises(KeyError):
-        async with body.watch(exchange, no_send):
-            raise KeyError("own")
+        async def main(error: type[Exception] = error) -> None:
+            raise error("own")
+
+        with pytest.raises(error):
+            await body.watch(exchange, main)
 
 
 async def test_cancellation_from_outside_goes_on() -> None:
     """It is not taken for the watcher's own."""
-    body, exchange = await watched(Client([part(b"")]))
+    body, exchange, _ = await watched(Client([part(b"")]))
 
     with anyio.move_on_after(0.01) as scope:
-        async with body.watch(exchange, no_send):
-            await anyio.sleep_forever()
+        await body.watch(exchange, anyio.sleep_forever)
 
     assert scope.cancelled_caught
     assert not exchange.left
@@ -182,41 +198,62 @@ async def test_cancellation_from_outside_goes_on() -> None:
 async def test_a_watch_within_a_watch_does_nothing() -> None:
     """One reader of the source, and an app that listens beside it hears the same."""
     client = Client([part(b"")])
-    body, exchange = await watched(client)
+    body, exchange, _ = await watched(client)
     heard: list[str] = []
 
     async def listen() -> None:
         await body()
         heard.append((await body())["type"])
 
+    async def inner() -> None:
+        await anyio.wait_all_tasks_blocked()
+        client.leave.set()
+        await anyio.sleep_forever()
+
+    async def outer() -> None:
+        await body.watch(exchange, inner)
+
     with anyio.fail_after(5):
-        async with (
-            anyio.create_task_group() as tasks,
-            body.watch(exchange, no_send) as outer,
-            body.watch(exchange, outer) as inner,
-        ):
-            assert inner is outer
+        async with anyio.create_task_group() as tasks:
             tasks.start_soon(listen)
-            await anyio.wait_all_tasks_blocked()
-            client.leave.set()
-            await anyio.sleep_forever()
+            await body.watch(exchange, outer)
 
     assert client.most == 1
     assert heard == ["http.disconnect"]
 
 
-async def test_after_the_watch_the_body_can_be_watched_again() -> None:
-    """Retry's block has ended, another layer's begins."""
+async def test_what_runs_beside_also_does_within_a_watch() -> None:
+    """Hold's beat has no need of the watcher."""
     client = Client([part(b"")])
-    body, exchange = await watched(client)
-    async with body.watch(exchange, no_send):
-        pass
-    assert not exchange.left
+    body, exchange, _ = await watched(client)
+    begun = anyio.Event()
+
+    async def beat() -> None:
+        begun.set()
+        await anyio.sleep_forever()
+
+    async def outer() -> None:
+        await body.watch(exchange, begun.wait, beside=beat)
 
     with anyio.fail_after(5):
-        async with body.watch(exchange, no_send):
-            client.leave.set()
-            await anyio.sleep_forever()
+        await body.watch(exchange, outer)
+
+    assert not body.watched
+
+
+async def test_after_the_watch_the_body_can_be_watched_again() -> None:
+    """Retry's has ended, another layer's begins."""
+    client = Client([part(b"")])
+    body, exchange, _ = await watched(client)
+    await body.watch(exchange, anyio.lowlevel.checkpoint)
+    assert not exchange.left
+
+    async def main() -> None:
+        client.leave.set()
+        await anyio.sleep_forever()
+
+    with anyio.fail_after(5):
+        await body.watch(exchange, main)
 
     assert exchange.left
 
@@ -225,5 +262,7 @@ async def test_an_incomplete_body_is_not_watched() -> None:
     """Its rest belongs to the app."""
     body = Body(b"a", complete=False, overflow=True, source=no_receive)
 
-    async with body.watch(Exchange(), no_send) as send:
-        assert send is no_send
+    async def main() -> None:
+        assert not body.watched
+
+    await body.watch(Exchange(), main)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from llmgw.asgi import Message, Receive, Scope, Send
+import anyio
+import pytest
+
+from llmgw.asgi import BODY, START, Message, Receive, Scope, Send
 from llmgw.exchange import EXCHANGE, Attempt, Deployment, Exchange, attempt_of, enter, new_id
-from llmgw.testing import exchange, no_send
+from llmgw.testing import exchange, no_receive, no_send
 
 
 async def test_the_outermost_makes_it_the_others_find_it() -> None:
     """One Exchange, one scope, one writer of headers."""
     scope: Scope = {"type": "http"}
-    first, inner, send = enter(scope, no_send)
-    second, same, unwrapped = enter(inner, send)
+    first, inner, receive, send = enter(scope, no_receive, no_send)
 
-    assert second is first
-    assert (same, unwrapped) == (inner, send)
+    assert enter(inner, receive, send) == (first, inner, receive, send)
     assert EXCHANGE not in scope
 
 
@@ -22,7 +23,7 @@ async def test_headers_of_the_exchange_are_on_the_response() -> None:
     """They replace the app's own of that name, and leave the others."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        known, scope, send = enter(scope, send)
+        known, scope, receive, send = enter(scope, receive, send)
         known.headers[b"x-a"] = b"layer"
         start: Message = {"type": "http.response.start", "status": 200}
         await send(
@@ -37,6 +38,119 @@ async def test_headers_of_the_exchange_are_on_the_response() -> None:
         (b"set-cookie", b"2"),
         (b"x-a", b"layer"),
     ]
+
+
+async def test_what_goes_out_is_noted() -> None:
+    """Status, the place in the stream, the end: no layer needs to look at messages for it."""
+    known, _, _, send = enter({"type": "http"}, no_receive, taken)
+    stages: list[tuple[int | None, bool, bool]] = []
+
+    async def say(message: Message) -> None:
+        await send(message)
+        stages.append((known.status, known.open_stream, known.ended))
+
+    kind = [(b"content-type", b"text/event-stream; charset=utf-8")]
+    await say({"type": START, "status": 201, "headers": kind})
+    await say({"type": BODY, "body": b"data: 1", "more_body": True})
+    await say({"type": BODY, "body": b"\n\n", "more_body": True})
+    await say({"type": BODY, "body": b"", "more_body": True})
+    await say({"type": BODY, "body": b"x"})
+
+    between, within = (201, True, False), (201, False, False)
+    assert stages == [between, within, between, between, (201, False, True)]
+
+
+async def taken(message: Message) -> None:
+    """A client that reads at once."""
+
+
+async def test_other_bodies_are_no_open_stream() -> None:
+    """Nor is what has not begun."""
+    known, _, _, send = enter({"type": "http"}, no_receive, taken)
+    assert not known.open_stream
+
+    await send({"type": START, "status": 200, "headers": [(b"content-type", b"text/html")]})
+
+    assert not known.open_stream
+
+
+@pytest.mark.parametrize(
+    ("sent", "left", "error", "status"),
+    [
+        ((200, True), False, None, 200),
+        ((200, True), True, None, 200),
+        ((200, False), True, None, 499),
+        ((200, False), False, KeyError(), 500),
+        (None, False, KeyError(), 500),
+        (None, True, KeyError(), 499),
+        (None, False, GeneratorExit(), 499),
+        (None, False, None, 500),
+        ((404, False), False, None, 404),
+    ],
+)
+def test_the_status_for_the_books(
+    sent: tuple[int, bool] | None, left: bool, error: BaseException | None, status: int
+) -> None:
+    """What the client got; else why it got nothing, or not all."""
+    known = Exchange(left=left)
+    if sent is not None:
+        known.start, known.ended = {"type": START, "status": sent[0]}, sent[1]
+
+    assert known.final_status(error) == status
+
+
+async def test_a_disconnect_before_the_end_is_noted() -> None:
+    """After it, it is none."""
+
+    async def leave() -> Message:
+        return {"type": "http.disconnect"}
+
+    for end in (False, True):
+        known, _, receive, send = enter({"type": "http"}, leave, taken)
+        if end:
+            await send({"type": BODY, "body": b""})
+        await receive()
+
+        assert known.left is not end
+
+
+async def test_a_send_that_fails_is_noted_and_raised() -> None:
+    """The client left."""
+
+    async def broken(message: Message) -> None:
+        raise ConnectionResetError
+
+    known, _, _, send = enter({"type": "http"}, no_receive, broken)
+    with pytest.raises(ConnectionResetError):
+        await send({"type": BODY, "body": b""})
+
+    assert (known.left, known.ended) == (True, False)
+
+
+async def test_waiters_hear_only_of_a_send_that_waits() -> None:
+    """Both when it begins to wait and when it goes on, also by a cancellation."""
+    heard: list[str] = []
+
+    class Ears:
+        def wait(self) -> None:
+            heard.append("wait")
+
+        def go_on(self) -> None:
+            heard.append("go on")
+
+    async def slow(message: Message) -> None:
+        if message.get("body"):
+            await anyio.sleep(message["body"][0] - 48)
+
+    known, _, _, send = enter({"type": "http"}, no_receive, slow)
+    known.waiters.append(Ears())
+    await send({"type": BODY, "body": b"", "more_body": True})
+    assert heard == []
+    await send({"type": BODY, "body": b"0", "more_body": True})
+    assert heard == ["wait", "go on"]
+    with anyio.move_on_after(0.01):
+        await send({"type": BODY, "body": b"9", "more_body": True})
+    assert heard == ["wait", "go on"] * 2
 
 
 def test_ids_are_hexadecimal_and_differ() -> None:

@@ -10,7 +10,7 @@ import pytest
 from llmgw import errors, layer, stack
 from llmgw.asgi import BODY, START, ASGIApp, Message, Receive, Scope, Send
 from llmgw.body import Body
-from llmgw.exchange import EXCHANGE, Exchange
+from llmgw.exchange import EXCHANGE, Exchange, enter
 from llmgw.middlewares.admission import AdmissionMiddleware
 from llmgw.middlewares.error_map import ErrorMapMiddleware
 from llmgw.middlewares.retry import RetryMiddleware
@@ -99,7 +99,6 @@ async def test_layers_below_read_the_body_without_reading_it_again() -> None:
 
 async def test_client_that_reads_nothing_is_gone() -> None:
     """A ``send`` that takes too long means what a broken connection means: nobody is there."""
-    known = Exchange()
     inbox: list[Message] = [{"type": "http.request", "body": b"", "more_body": False}]
 
     async def receive() -> Message:
@@ -114,8 +113,9 @@ async def test_client_that_reads_nothing_is_gone() -> None:
     app = stack(
         [layer(AdmissionMiddleware, send_s=0.05), layer(RetryMiddleware)], ScriptedApp([200])
     )
+    known, scope, receive, send = enter({"type": "http", "headers": []}, receive, send)
     with anyio.fail_after(5):
-        await app({"type": "http", "headers": [], EXCHANGE: known}, receive, send)
+        await app(scope, receive, send)
 
     assert known.left
 

@@ -7,7 +7,7 @@ import pytest
 
 from llmgw import errors, layer, stack
 from llmgw.asgi import BODY, START, Message, Receive, Scope, Send
-from llmgw.exchange import EXCHANGE, Exchange
+from llmgw.exchange import EXCHANGE, enter
 from llmgw.middlewares.deadline import HEADER, DeadlineMiddleware
 from llmgw.middlewares.error_map import ErrorMapMiddleware
 from llmgw.testing import ScriptedApp, exchange, no_receive, no_send
@@ -70,11 +70,12 @@ async def test_a_header_that_is_no_positive_number_is_refused(value: bytes) -> N
 
 async def test_a_slow_client_costs_no_time() -> None:
     """While ``send`` waits the clock stands still, for the layers below too."""
-    known = Exchange()
     lefts: list[float] = []
 
     async def slow(message: Message) -> None:
         await anyio.sleep(0.1)
+
+    known, scope, receive, send = enter({"type": "http", "headers": []}, no_receive, slow)
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         lefts.append(known.remaining())
@@ -82,8 +83,7 @@ async def test_a_slow_client_costs_no_time() -> None:
         await send({"type": BODY, "body": b""})
         lefts.append(known.remaining())
 
-    scope: Scope = {"type": "http", "headers": [], EXCHANGE: known}
-    await DeadlineMiddleware(answer, total=0.15)(scope, no_receive, slow)
+    await DeadlineMiddleware(answer, total=0.15)(scope, receive, send)
 
     assert lefts[0] - lefts[1] < 0.1
 

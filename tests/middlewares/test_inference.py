@@ -127,8 +127,7 @@ async def test_client_that_left_cancels_the_call(
 
     async def ask(scope: Scope, receive: Receive, send: Send) -> None:
         assert isinstance(receive, Body)
-        async with receive.watch(scope[EXCHANGE], send):
-            await anyio.sleep_forever()
+        await receive.watch(scope[EXCHANGE], anyio.sleep_forever)
 
     inbox: list[Message] = [{"type": "http.request", "body": REQUEST}]
 
