@@ -1,4 +1,4 @@
-"""The command line: serve, check, smoke, keys. What a command needs is imported when it runs."""
+"""The command line: serve, check, smoke, bench, keys; each imports what it needs when it runs."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import click
 
 from llmgw import __version__
 from llmgw.apps import settings as config
+from llmgw.apps.bench_cli import bench
 from llmgw.errors import GatewayError
 
 if TYPE_CHECKING:
@@ -47,6 +48,9 @@ def load(path: Path | None) -> tuple[Settings, Mapping[str, str]]:
 @click.version_option(__version__, prog_name="llmgw")
 def main() -> None:
     """One OpenAI-compatible endpoint for every large language model."""
+
+
+main.add_command(bench)
 
 
 @main.command()
@@ -81,6 +85,7 @@ def serve(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     uvicorn.run(
         APP,
+        http="llmgw.apps.server:Protocol",
         host=server.host,
         port=server.port,
         workers=server.workers,
@@ -150,23 +155,6 @@ async def _ask(known: Models, model: str) -> str:
         return f"ok, {chunk.usage.total_tokens if chunk.usage else '?'} tokens"
     finally:
         await provider.aclose()
-
-
-@main.group()
-def bench() -> None:
-    """Measure what the layers cost."""
-
-
-@bench.command("layers")
-@click.option("--backend", default="asyncio", type=click.Choice(["asyncio", "uvloop", "trio"]))
-@click.option("--rounds", default=15, type=click.IntRange(2), help="More rounds, less noise.")
-@click.option("--requests", default=300, type=click.IntRange(1), help="In each turn.")
-@click.option("--json", "json_path", help="Write the figures to this file, too.")
-def bench_layers(backend: str, rounds: int, requests: int, json_path: str | None) -> None:
-    """Microseconds of CPU that each layer adds to a request and to a streamed message."""
-    from llmgw.apps.bench import run
-
-    run(backend, rounds, requests, json_path, click.echo)
 
 
 @main.group()
