@@ -1,8 +1,8 @@
 """An upstream for benchmarks: answers chat completions at once, or as slowly as it is told.
 
 One process, no framework: it must cost little beside what is measured. It speaks as much of
-OpenAI's API as gateways look at. ``python -m benchmarks.upstream 9000``; ``GET /set?events=100&together=10``
-changes the knobs below.
+OpenAI's API as gateways look at. ``python -m benchmarks.upstream 9000``; a
+``GET /set?events=100&together=10`` changes the knobs below.
 """
 
 from __future__ import annotations

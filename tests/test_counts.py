@@ -1,34 +1,49 @@
-"""The hot path does not grow unnoticed: calls are counted; times depend on the machine."""
+"""The hot path does not grow unnoticed: calls and allocations are counted; times depend."""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from benchmarks import counts
 
-ROOT = Path(__file__).parent.parent
-PROGRAM = """
-import anyio, json
-from benchmarks import counts
-print(json.dumps(anyio.run(counts.measure)))
-"""
+RECORD = "python -m benchmarks.counts"
+FIGURES = st.dictionaries(st.sampled_from(["calls", "bytes"]), st.floats(0, 1e6))
 
 
 @pytest.mark.skipif(
     counts.VERSION not in counts.recorded(),
-    reason=f"no baseline for Python {counts.VERSION}: python -m benchmarks.counts records one",
+    reason=f"no baseline for Python {counts.VERSION}: {RECORD} records one",
 )
-def test_calls_on_the_hot_path() -> None:
-    """Not one more than is recorded; in a process that has imported nothing else."""
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    found = json.loads(done.stdout)
-    baseline = counts.recorded()[counts.VERSION]
+def test_the_hot_path_has_not_grown(capsys: pytest.CaptureFixture[str]) -> None:
+    """Not one call more than is recorded; what has shrunk is told, to be recorded."""
+    found, baseline = counts.count_apart(), counts.recorded()[counts.VERSION]
 
-    assert all(found[name] <= baseline[name] for name in baseline), (found, baseline)
+    if news := counts.lower(found, baseline):
+        with capsys.disabled():
+            print(f"\nfewer than recorded; {RECORD} records them:", *news, sep="\n  ")
+    assert not counts.higher(found, baseline)
+    assert set(found) == set(baseline), f"{RECORD} records what is new"
+
+
+@given(FIGURES, FIGURES)
+def test_what_is_higher_is_not_lower(found: dict[str, float], baseline: dict[str, float]) -> None:
+    """A name is in one list or in none; the same figures are in none."""
+    higher = {line.partition(":")[0] for line in counts.higher(found, baseline)}
+    lower = {line.partition(":")[0] for line in counts.lower(found, baseline)}
+
+    assert not higher & lower
+    assert not counts.higher(found, found)
+    assert not counts.lower(found, found)
+
+
+def test_bytes_may_vary_a_little_and_calls_not_at_all() -> None:
+    """A time in a log line is a digit longer now and then."""
+    base = {"calls": 100.0, "peak bytes": 1000.0}
+
+    assert counts.higher({"calls": 100.1, "peak bytes": 1019.0}, base) == [
+        "calls: 100.1, recorded 100"
+    ]
+    assert counts.higher({"peak bytes": 1021.0}, base)
+    assert counts.lower({"calls": 94.0}, base) == ["calls: 94, recorded 100"]
