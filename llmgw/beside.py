@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 import anyio
-import attrs
 
 from llmgw.block import Block
 from llmgw.portal import on_asyncio
@@ -21,39 +20,34 @@ Function = Callable[[], Coroutine[Any, Any, None]]
 Functions = Sequence[tuple[float, Function]]  # each with the seconds after which it begins
 
 
-@attrs.define(eq=False)
-class Beside:
+class Beside(Block):
     """``await Beside().run(main, (seconds, func), ...)``, and ``cancel()`` ends main.
 
     A function's exception ends main, and leaves from ``run``. Main's own exceptions leave as they
     are, never in a group. A main that ``cancel()`` ended raises nothing.
     """
 
-    error: BaseException | None = attrs.field(default=None, init=False)
-    _block: Block = attrs.field(factory=Block, init=False)
-    _tasks: list[asyncio.Task[None]] = attrs.field(factory=list[asyncio.Task[None]], init=False)
-
-    def cancel(self) -> None:
-        """End main."""
-        self._block.cancel()
+    error: BaseException | None = None
+    _tasks: list[asyncio.Task[None]] | None = None
 
     async def run(self, main: Main, *functions: tuple[float, Function]) -> None:
         """Run main; what runs beside it has ended when this returns."""
         if not on_asyncio():
             return await self._run_grouped(main, functions)
-        loop = asyncio.get_running_loop()
-        timers = [loop.call_later(seconds, self._start, func) for seconds, func in functions]
+        later = asyncio.get_running_loop().call_later
+        timers = [later(seconds, self._start, func) for seconds, func in functions]
         try:
-            with self._block:
+            with self:
                 await main()
         finally:
             for timer in timers:
                 timer.cancel()
-            if self._tasks:
+            if self._tasks is not None:
                 for task in self._tasks:
                     task.cancel()
                 await ended(self._tasks)
-        self._tell()
+        if self.cut:
+            self._tell()
 
     async def _run_grouped(self, main: Main, functions: Functions) -> None:
         error: BaseException | None = None
@@ -61,20 +55,22 @@ class Beside:
             for seconds, func in functions:
                 group.start_soon(self._later, seconds, func)
             try:
-                with self._block:
+                with self:
                     await main()
             except BaseException as exc:
                 error = exc  # out of the group's reach
             group.cancel_scope.cancel()
         if error is not None:
             raise error
-        self._tell()
+        if self.cut:
+            self._tell()
 
     def _tell(self) -> None:
-        if self._block.cut and self.error is not None:
+        if self.error is not None:
             raise self.error
 
     def _start(self, func: Function) -> None:
+        self._tasks = self._tasks or []
         self._tasks.append(asyncio.get_running_loop().create_task(self._guarded(func)))
 
     async def _later(self, seconds: float, func: Function) -> None:
@@ -86,7 +82,7 @@ class Beside:
             await func()
         except Exception as exc:
             self.error = exc
-            self._block.cancel()
+            self.cancel()
 
 
 async def ended(tasks: Sequence[asyncio.Task[None]]) -> None:

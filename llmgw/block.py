@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import math
+import sys
 from types import TracebackType
+from typing import Self
 
 import anyio
 
@@ -26,7 +28,6 @@ class Block:
 
     cut = False
     _scope: anyio.CancelScope | None = None
-    _loop: asyncio.AbstractEventLoop | None = None
     _task: asyncio.Task[object] | None = None
     _timer: asyncio.TimerHandle | None = None
     _before = 0  # cancellations of the task that are not ours
@@ -42,8 +43,8 @@ class Block:
             self._scope.cancel()
         elif not self._called:
             self._called = True
-            if self._loop is not None:
-                self._loop.call_soon(self._deliver)  # the task itself may be asking
+            if self._task is not None:
+                self._task.get_loop().call_soon(self._deliver)  # the task itself may be asking
 
     def stop(self) -> float:
         """Stop the clock; the seconds that it had left."""
@@ -51,9 +52,9 @@ class Block:
             left = self._scope.deadline - anyio.current_time()
             self._scope.deadline = math.inf
             return left
-        if self._timer is None or self._loop is None or self._called:
+        if self._timer is None or self._task is None or self._called:
             return math.inf
-        left = self._timer.when() - self._loop.time()
+        left = self._timer.when() - self._task.get_loop().time()
         self._timer.cancel()
         self._timer = None
         return left
@@ -62,23 +63,22 @@ class Block:
         """Start the clock anew."""
         if self._scope is not None:
             self._scope.deadline = anyio.current_time() + seconds
-        elif seconds < math.inf and self._loop is not None and not self._called:
-            self._timer = self._loop.call_later(seconds, self._expire)
+        elif seconds < math.inf and self._task is not None and not self._called:
+            self._timer = self._task.get_loop().call_later(seconds, self._expire)
 
-    def __enter__(self) -> Block:
+    def __enter__(self) -> Self:
         """Begin."""
-        if on_asyncio():
-            self._loop = asyncio.get_running_loop()
-            self._task = asyncio.current_task(self._loop)
-            assert self._task is not None
-            self._before = self._task.cancelling()
-            if self._called:
-                self._loop.call_soon(self._deliver)
-        else:
+        if "trio" in sys.modules and not on_asyncio():
             self._scope = anyio.CancelScope()
             if self._called:
                 self._scope.cancel()
             self._scope.__enter__()
+        else:
+            self._task = task = asyncio.current_task()
+            assert task is not None
+            self._before = task.cancelling()
+            if self._called:
+                task.get_loop().call_soon(self._deliver)
         if self._seconds < math.inf:
             self.start(self._seconds)
         return self
@@ -92,11 +92,11 @@ class Block:
             self.cut = self._scope.cancelled_caught
             return swallowed
         task, self._task = self._task, None
-        assert task is not None
         if self._timer is not None:
             self._timer.cancel()
         if not self._calls:
             return False
+        assert task is not None
         for _ in range(self._calls):
             task.uncancel()
         ours = kind is not None and issubclass(kind, asyncio.CancelledError)
@@ -108,8 +108,8 @@ class Block:
         self._deliver()
 
     def _deliver(self) -> None:
-        if self._task is None or self._loop is None:
+        if self._task is None:
             return  # it has ended
         self._calls += 1
         self._task.cancel()
-        self._timer = self._loop.call_later(AGAIN, self._deliver)
+        self._timer = self._task.get_loop().call_later(AGAIN, self._deliver)

@@ -7,7 +7,7 @@ nobody below it can see the old bytes; a layer that hands a Body on costs the ne
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TypeVar, cast
+from typing import Any, TypeVar
 
 import anyio
 import attrs
@@ -40,7 +40,7 @@ class Body:
     given: bool = False
     over: bool = False
     _news: anyio.Event | None = None  # made by who waits for left or over
-    _decoded: dict[object, object] = attrs.field(factory=dict[object, object])
+    _decoded: dict[object, Any] = attrs.field(factory=dict[object, Any])
 
     async def __call__(self) -> Message:
         """Be a ``receive``: the bytes read so far in one message, then the source."""
@@ -74,9 +74,10 @@ class Body:
 
     def decode(self, decoder: Callable[[bytes], T]) -> T:
         """``decoder(data)``, run once however many layers ask."""
-        if decoder not in self._decoded:
-            self._decoded[decoder] = decoder(self.data)
-        return cast("T", self._decoded[decoder])
+        found: T | None = self._decoded.get(decoder)
+        if found is None:
+            found = self._decoded[decoder] = decoder(self.data)
+        return found
 
     def watch(
         self,
@@ -164,8 +165,9 @@ async def read_whole_body(receive: Receive, *, limit: int) -> Body:
 
     A client that left while sending gives an incomplete Body with ``left`` set.
     """
-    if isinstance(receive, Body) and receive.complete:  # without a coroutine: layers ask again
-        body = receive.replay()
+    if isinstance(receive, Body) and receive.complete:  # a layer above has read it
+        receive.given = receive.over = False
+        body = receive
     else:
         body = await read_body(receive, limit=limit)
     if body.overflow or len(body.data) > limit:

@@ -49,36 +49,43 @@ class Line(msgspec.Struct, omit_defaults=True, kw_only=True):
     error_code: str | None = None
 
 
-def write_line(logger: logging.Logger, line: bytes) -> None:
-    """Log a line that is encoded; to our own stream without a log record, which costs 10 us."""
+_encoder = msgspec.json.Encoder()
+
+
+def write_line(logger: logging.Logger, line: Line) -> None:
+    """Log a line; to our own stream without a log record, which costs 10 us."""
+    if not logger.isEnabledFor(logging.INFO):
+        return
     ours = log.handlers[0] if len(log.handlers) == 1 else None
     if isinstance(ours, LineHandler) and not logger.filters:
         ours.write(line)
     else:
-        logger.info("%s", line.decode())
+        logger.info("%s", _encoder.encode(line).decode())
 
 
 class LineHandler(logging.StreamHandler[TextIO]):
     """Ours: lines go past the formatter, and those of one turn of asyncio's loop in one write.
 
-    A write of its own for each of a request's three lines would cost 20 us.
+    A write of its own for each of a request's three lines would cost 20 us; encoded together, they
+    cost 3 us less, too.
     """
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__(stream)
-        self._lines: list[bytes] = []
+        self._lines: list[Line] = []
         self._turn: asyncio.AbstractEventLoop | None = None  # whose next turn will write
 
-    def write(self, line: bytes) -> None:
+    def write(self, line: Line) -> None:
         """Write a line, at the loop's next turn; where there is no such loop, at once."""
         self._lines.append(line)
+        if self._turn is not None and self._turn.is_running():
+            return
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
             return self.flush()
-        if loop is not self._turn:
-            self._turn = loop
-            loop.call_soon(self.flush)
+        self._turn = loop
+        loop.call_soon(self.flush)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record after the lines that came before it."""
@@ -89,9 +96,9 @@ class LineHandler(logging.StreamHandler[TextIO]):
         """Write what waits; logging does so when the process ends."""
         self._turn = None
         with self.lock or nullcontext(), suppress(ValueError):  # closed, as a process ends
-            lines, self._lines = self._lines, []
-            if lines:
-                self.stream.write(b"\n".join([*lines, b""]).decode())
+            if lines := self._lines[:]:
+                del self._lines[: len(lines)]  # another thread may add to the list meanwhile
+                self.stream.write(_encoder.encode_lines(lines).decode())
             super().flush()
 
 

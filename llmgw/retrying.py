@@ -64,7 +64,7 @@ BUDGET, RESERVE_PER_S = 0.2, 10.0  # retries a request; retries a second whateve
 BUDGET_S = 10.0  # seconds of reserve that can be saved
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, on_setattr=attrs.setters.NO_OP)  # else each deposit would be validated
 class RetryBudget:
     """How many repeats all exchanges of a layer may make together: a token bucket.
 

@@ -10,7 +10,6 @@ Source   OpenTelemetry semantic conventions for generative AI and HTTP, as of TA
 from __future__ import annotations
 
 import functools
-import logging
 import sys
 import time
 from collections.abc import Generator, Mapping
@@ -18,7 +17,6 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
-import msgspec
 
 from llmgw.asgi import Header, RawHeaders, set_headers
 from llmgw.errors import GatewayError
@@ -67,6 +65,9 @@ FIRST_TOKEN_BUCKETS = (  # seconds
     *(0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0),
 )
 TOKEN_BUCKETS = tuple(float(4**n) for n in range(14))  # tokens; to 67108864
+
+
+NOTHING: Final = nullcontext()
 
 # -- spans
 
@@ -222,14 +223,13 @@ class Inference:
         """Begin: the span, as a child of the current one, and ``llm_request_start``."""
         self.started_at = time.perf_counter()
         call = self.call
-        if log.isEnabledFor(logging.INFO):
-            told = Line(
-                event="llm_request_start",
-                request_id=self.request_id,
-                model=call.model,
-                stream=call.stream,
-            )
-            write_line(log, msgspec.json.encode(told))
+        told = Line(
+            event="llm_request_start",
+            request_id=self.request_id,
+            model=call.model,
+            stream=call.stream,
+        )
+        write_line(log, told)
         provider = self.tracer_provider or find_provider()
         if provider is None:
             return
@@ -250,7 +250,7 @@ class Inference:
     def use(self) -> AbstractContextManager[object]:
         """A block in which the span is the current one; its errors are not recorded twice."""
         if self._span is None:
-            return nullcontext()
+            return NOTHING
         from opentelemetry.trace import use_span
 
         return use_span(self._span, record_exception=False, set_status_on_exception=False)
@@ -271,9 +271,7 @@ class Inference:
             error, outcome = None, "cancelled"  # a cancellation or GeneratorExit is no failure
         ended = "error" if error is not None else "completed" if run.finish_reasons else "cancelled"
         outcome = outcome or ended
-        if log.isEnabledFor(logging.INFO):
-            line = self._line(run, error if outcome == "error" else None, outcome)
-            write_line(log, msgspec.json.encode(line))
+        write_line(log, self._line(run, error if outcome == "error" else None, outcome))
         if self._span is not None:
             self._end(self._span, run, error if outcome == "error" else None, outcome)
 

@@ -181,7 +181,9 @@ class Upstream:
 
     connect: float = 5.0  # seconds
     _pools: dict[Origin, Pool] = attrs.field(factory=dict[Origin, Pool], init=False)
-    _targets: dict[str, Target] = attrs.field(factory=dict[str, Target], init=False)
+    _ways: dict[str, tuple[Target, Pool]] = attrs.field(
+        factory=dict[str, tuple[Target, Pool]], init=False
+    )
 
     async def send(
         self,
@@ -199,7 +201,7 @@ class Upstream:
         Raises ConnectTimeoutError, ProviderUnavailableError.
         """
         try:
-            target = self._targets.get(url) or self._targets.setdefault(url, target_of(url))
+            target, pool = self._ways.get(url) or self._way(url)
             every = lines + http1.header_lines(headers) + target.extra
             head = http1.request_head(
                 method.encode("ascii"), target.path, target.host, every, len(body)
@@ -207,9 +209,6 @@ class Upstream:
         except (ValueError, ProtocolError) as exc:
             text = f"The address or a header for {name} is not valid."
             raise ProviderUnavailableError(text, provider=name) from exc
-        pool = self._pools.get(target.origin)
-        if pool is None:
-            pool = self._pools[target.origin] = Pool(target.origin)
         while True:
             connection, fresh = await pool.take(), False
             if connection is None:
@@ -236,8 +235,16 @@ class Upstream:
         """Close all connections; the next ``send`` opens new ones."""
         pools = list(self._pools.values())
         self._pools.clear()
+        self._ways.clear()
         for pool in pools:
             await pool.aclose()
+
+    def _way(self, url: str) -> tuple[Target, Pool]:
+        """Take a URL apart, once. Raises ValueError."""
+        target = target_of(url)
+        pool = self._pools.setdefault(target.origin, Pool(target.origin))
+        self._ways[url] = target, pool
+        return target, pool
 
     async def _connect(self, pool: Pool, name: str) -> tuple[Connection, bool]:
         try:

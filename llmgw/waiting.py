@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Awaitable, Coroutine, Generator
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from llmgw.block import Block
 from llmgw.portal import on_asyncio
@@ -38,9 +38,10 @@ def resume(coroutine: Coroutine[Any, Any, T], signal: Any) -> Generator[Any, Any
 
 def coroutine_of(awaitable: Awaitable[T]) -> Coroutine[Any, Any, T]:
     """What a ``send`` gave, as a coroutine: mostly it is one."""
-    if isinstance(awaitable, types.CoroutineType):
-        return cast("Coroutine[Any, Any, T]", awaitable)
-    return wait_for(awaitable)
+    known: Any = awaitable
+    is_coroutine = type(known) is types.CoroutineType
+    coroutine: Coroutine[Any, Any, T] = known if is_coroutine else wait_for(awaitable)
+    return coroutine
 
 
 async def wait_for(awaitable: Awaitable[T]) -> T:

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import attrs
 import msgspec
-from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
 
 from llmgw.errors import InvalidRequestError
 from llmgw.exchange import Deployment, Usage
@@ -75,8 +75,7 @@ _options = msgspec.json.Decoder(dict[str, Raw] | None)
 _parts = msgspec.json.Decoder(list[PartShape])
 
 
-@attrs.frozen
-class Call:
+class Call(Struct, frozen=True, eq=False):
     """A checked request: ``fields`` as they came (JSON texts), and what was read of them."""
 
     fields: Mapping[str, Raw]
@@ -86,7 +85,9 @@ class Call:
     temperature: float | None = None
     max_tokens: int | None = None
     choices: int = 1
-    options: Mapping[str, Raw] = attrs.field(factory=dict[str, Raw])  # the client's stream_options
+    options: Mapping[str, Raw] = field(
+        default_factory=dict[str, Raw]
+    )  # the client's stream_options
 
     def encode(self, deployment: Deployment) -> bytes:
         """The body for a deployment.

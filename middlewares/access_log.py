@@ -32,19 +32,13 @@ PLACE = Place(
 _logger = logging.getLogger(ACCESS_LOGGER)
 
 
-def write(line: bytes) -> None:
-    """Log a line by the logger ``llmgw.access``."""
-    if _logger.isEnabledFor(logging.INFO):
-        write_line(_logger, line)
-
-
-def describe(scope: Scope, exchange: Exchange, status: int, error: BaseException | None) -> bytes:
+def describe(scope: Scope, exchange: Exchange, status: int, error: BaseException | None) -> Line:
     """The line for an exchange that has ended."""
     attempt = exchange.answer
     usage = attempt.usage if attempt is not None else None
     told = exchange.error or (error if isinstance(error, Exception) else None)
     known = told if isinstance(told, GatewayError) else None
-    line = Line(
+    return Line(
         event="http_request",
         request_id=bounded(exchange.request_id) or exchange.id,
         method=bounded(scope["method"]),
@@ -59,15 +53,14 @@ def describe(scope: Scope, exchange: Exchange, status: int, error: BaseException
         error_type=known.type if known else error_type(told) if told else None,
         error_code=known.code if known else None,
     )
-    return msgspec.json.encode(line)
 
 
 @attrs.frozen
 class AccessLogMiddleware:
-    """Log every exchange once, after its end."""
+    """Log every exchange once, after its end: by ``log``, else the logger ``llmgw.access``."""
 
     app: ASGIApp
-    log: Callable[[bytes], None] = attrs.field(default=write, kw_only=True)
+    log: Callable[[bytes], None] | None = attrs.field(default=None, kw_only=True)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one exchange."""
@@ -81,4 +74,8 @@ class AccessLogMiddleware:
             error = exc
             raise
         finally:
-            self.log(describe(scope, exchange, exchange.final_status(error), error))
+            line = describe(scope, exchange, exchange.final_status(error), error)
+            if self.log is None:
+                write_line(_logger, line)
+            else:
+                self.log(msgspec.json.encode(line))

@@ -1,10 +1,10 @@
 """Admission: what comes in is bounded: requests at once, bytes, and the client's time.
 
 Reads    the request body, at most ``max_body`` bytes, which is held.
-Writes   its count; ``exchange.left`` when the client reads nothing.
+Writes   its count; ``exchange.send_s``: a client that does not read a message in that time is gone,
+         its ``send`` raises OSError.
 Raises   OverloadedError (503) when ``max_concurrent`` exchanges run; InvalidRequestError for a body
-         that is too large (413) or too slow (408). A client that does not read a message within
-         ``send_s`` is gone: the app is cancelled.
+         that is too large (413) or too slow (408).
 Place    below Auth: a stranger takes no room. Above all that holds something while it waits.
 Source   load shedding: "Handling Overload", Site Reliability Engineering, O'Reilly 2016. The
          defaults are chosen.
@@ -15,7 +15,6 @@ from __future__ import annotations
 import attrs
 
 from llmgw.asgi import ASGIApp, Receive, Scope, Send
-from llmgw.block import Block
 from llmgw.body import Body, read_whole_body
 from llmgw.errors import InvalidRequestError, OverloadedError
 from llmgw.exchange import enter
@@ -63,10 +62,8 @@ class AdmissionMiddleware:
             if not body.complete:
                 exchange.left = True
                 return
-            with Block() as block:
-                exchange.waiters.append(Patience(block, self.send_s))
-                await self.app(scope, body, send)
-            exchange.left = exchange.left or block.cut
+            exchange.send_s = self.send_s
+            await self.app(scope, body, send)
         finally:
             self._count.running -= 1
 
@@ -76,19 +73,3 @@ class AdmissionMiddleware:
         except Expired as exc:
             message = f"The request body did not arrive within {self.body_s:g} s."
             raise InvalidRequestError(message, status=408, code="request_timeout") from exc
-
-
-@attrs.define(eq=False)
-class Patience:
-    """The clock that runs while a message waits until the client reads."""
-
-    block: Block
-    seconds: float
-
-    def wait(self) -> None:
-        """Start the clock."""
-        self.block.start(self.seconds)
-
-    def go_on(self) -> None:
-        """Stop it."""
-        self.block.stop()

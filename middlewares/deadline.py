@@ -2,7 +2,9 @@
 
 Reads    the request header ``x-request-timeout`` (seconds): it may shorten the clock, not lengthen
          it.
-Writes   ``exchange.deadline``, by which the layers below know what is worth a wait.
+Writes   ``exchange.deadline``, by which the layers below know what is worth a wait, and
+         ``exchange.clock``, which stands still while the client reads: a slow client is not the
+         upstream's fault.
 Raises   errors.TimeoutError (504) when the clock has run out and the response is not complete;
          InvalidRequestError for a header that is no positive number.
 Place    above Fallback and Retry: one clock for all deployments and attempts. Below Inference,
@@ -48,22 +50,6 @@ def asked(scope: Scope) -> float:
     return seconds
 
 
-@attrs.define(eq=False)
-class Standstill:
-    """The clock stands still while the client reads: a slow client is not the upstream's fault."""
-
-    clock: Block
-    left: float = math.inf  # seconds, when it was stopped
-
-    def wait(self) -> None:
-        """Stop the clock."""
-        self.left = self.clock.stop()
-
-    def go_on(self) -> None:
-        """Go on with what was left."""
-        self.clock.start(self.left)
-
-
 @attrs.frozen
 class DeadlineMiddleware:
     """Bound every exchange to ``total`` seconds, less the time that the client takes to read."""
@@ -79,7 +65,7 @@ class DeadlineMiddleware:
         total = min(self.total, asked(scope))
         exchange.deadline = time.monotonic() + total
         with Block(total) as clock:
-            exchange.waiters.append(Standstill(clock))
+            exchange.clock = clock  # it stands still while the client reads
             await self.app(scope, receive, send)
         if clock.cut and not exchange.ended:
             raise errors.TimeoutError(f"The answer was not complete within {total:g} s.")

@@ -19,7 +19,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histo
 
 from llmgw import telemetry
 from llmgw.asgi import ASGIApp, Receive, Scope, Send
-from llmgw.exchange import Exchange, enter
+from llmgw.exchange import Attempt, Exchange, enter
 from llmgw.stack import Place
 
 PLACE = Place(
@@ -33,6 +33,36 @@ CHILDREN = 10_000  # label sets kept at hand; beyond, prometheus_client's own lo
 
 
 @attrs.define(eq=False)
+class Call:
+    """What is counted of calls with the same labels; a series begins with its first value."""
+
+    families: Families
+    labels: tuple[str, ...]
+    requests: Counter
+    waited: Histogram | None = None
+    tokens: tuple[Histogram, Histogram] | None = None  # input, output
+
+    def count(self, started_at: float, attempt: Attempt | None) -> None:
+        """Count a call, and what its accepted run tells."""
+        self.requests.inc()
+        if attempt is None:
+            return
+        if attempt.first_token_at is not None:
+            self.waited = self.waited or self.families.first_token.labels(*self.labels)
+            self.waited.observe(attempt.first_token_at - started_at)
+        if attempt.usage is not None:
+            if self.tokens is None:
+                family = self.families.tokens
+                sent, got = (
+                    family.labels(*self.labels, "input"),
+                    family.labels(*self.labels, "output"),
+                )
+                self.tokens = sent, got
+            self.tokens[0].observe(attempt.usage.prompt_tokens)
+            self.tokens[1].observe(attempt.usage.completion_tokens)
+
+
+@attrs.define(eq=False)
 class Families:
     """The metric objects of one registry: a second registration of a name would be an error."""
 
@@ -43,8 +73,11 @@ class Families:
     first_token: Histogram = attrs.field(init=False)
     tokens: Histogram = attrs.field(init=False)
     providers: set[str] = attrs.field(factory=set[str], init=False)
-    children: dict[tuple[str, ...], Counter | Histogram] = attrs.field(
-        factory=dict[tuple[str, ...], Counter | Histogram], init=False
+    calls: dict[tuple[str, ...], Call] = attrs.field(
+        factory=dict[tuple[str, ...], Call], init=False
+    )
+    durations: dict[tuple[str, ...], Histogram] = attrs.field(
+        factory=dict[tuple[str, ...], Histogram], init=False
     )
 
     def __attrs_post_init__(self) -> None:
@@ -81,22 +114,23 @@ class Families:
             registry=self.registry,
         )
 
-    def child(self, family: str, *labels: str) -> Counter | Histogram:
-        """A family's child, without the library's lock when it is known."""
-        key = (family, *labels)
-        found = self.children.get(key)
+    def call(self, *labels: str) -> Call:
+        """The children for a call's labels, found by one look-up and without the library's lock."""
+        found = self.calls.get(labels)
         if found is None:
-            parent: Counter | Histogram = getattr(self, family)
-            found = parent.labels(*labels)
-            if len(self.children) < CHILDREN:
-                self.children[key] = found
+            found = Call(self, labels, self.requests.labels(*labels))
+            if len(self.calls) < CHILDREN:
+                self.calls[labels] = found
         return found
 
-    def observe(self, family: str, value: float, *labels: str) -> None:
-        """Note a value in a histogram."""
-        child = self.child(family, *labels)
-        assert isinstance(child, Histogram)
-        child.observe(value)
+    def took(self, *labels: str) -> Histogram:
+        """The child for an exchange's duration."""
+        found = self.durations.get(labels)
+        if found is None:
+            found = self.duration.labels(*labels)
+            if len(self.durations) < CHILDREN:
+                self.durations[labels] = found
+        return found
 
     def bound_provider(self, name: str | None) -> str:
         """The provider as a label: at most PROVIDERS distinct ones."""
@@ -152,24 +186,13 @@ class MetricsMiddleware:
             self._count(scope["method"], exchange, str(exchange.final_status(error)))
 
     def _count(self, method: str, exchange: Exchange, status: str) -> None:
-        found = self._found
-        took = time.perf_counter() - exchange.started_at
+        found, attempt = self._found, exchange.answer
         known = method if method in METHODS else OTHER
-        found.observe("duration", took, known, exchange.path or OTHER, status)
+        took = time.perf_counter() - exchange.started_at
+        found.took(known, exchange.path or OTHER, status).observe(took)
 
-        attempt = exchange.answer
         name = attempt.provider if attempt else exchange.error.provider if exchange.error else None
         model = "none" if exchange.model is None else exchange.model
         model = model if model in self.models or exchange.model is None else OTHER
-        call = (found.bound_provider(name), model, status)
-        counter = found.child("requests", *call)
-        assert isinstance(counter, Counter)
-        counter.inc()
-        if attempt is None:
-            return
-        if attempt.first_token_at is not None:
-            waited = attempt.first_token_at - exchange.started_at
-            found.observe("first_token", waited, *call)
-        if attempt.usage is not None:
-            found.observe("tokens", attempt.usage.prompt_tokens, *call, "input")
-            found.observe("tokens", attempt.usage.completion_tokens, *call, "output")
+        call = found.call(found.bound_provider(name), model, status)
+        call.count(exchange.started_at, attempt)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 import anyio
 import pytest
 
 from llmgw.asgi import BODY, START, Message, Receive, Scope, Send
+from llmgw.block import Block
 from llmgw.exchange import EXCHANGE, Attempt, Deployment, Exchange, attempt_of, enter, new_id
 from llmgw.testing import exchange, no_receive, no_send
 
@@ -127,30 +130,48 @@ async def test_a_send_that_fails_is_noted_and_raised() -> None:
     assert (known.left, known.ended) == (True, False)
 
 
-async def test_waiters_hear_only_of_a_send_that_waits() -> None:
-    """Both when it begins to wait and when it goes on, also by a cancellation."""
-    heard: list[str] = []
+async def slow(message: Message) -> None:
+    """A client that takes as many seconds as the body says."""
+    if message.get("body"):
+        await anyio.sleep(float(message["body"]))
 
-    class Ears:
-        def wait(self) -> None:
-            heard.append("wait")
 
-        def go_on(self) -> None:
-            heard.append("go on")
-
-    async def slow(message: Message) -> None:
-        if message.get("body"):
-            await anyio.sleep(message["body"][0] - 48)
-
+async def test_the_clock_stands_still_while_a_message_waits() -> None:
+    """And so does the deadline that layers see; what does not wait touches neither."""
     known, _, _, send = enter({"type": "http"}, no_receive, slow)
-    known.waiters.append(Ears())
-    await send({"type": BODY, "body": b"", "more_body": True})
-    assert heard == []
-    await send({"type": BODY, "body": b"0", "more_body": True})
-    assert heard == ["wait", "go on"]
-    with anyio.move_on_after(0.01):
-        await send({"type": BODY, "body": b"9", "more_body": True})
-    assert heard == ["wait", "go on"] * 2
+    with anyio.fail_after(5), Block(0.1) as known.clock:
+        known.deadline = time.monotonic() + 0.1
+        await send({"type": BODY, "body": b"", "more_body": True})
+        for _ in range(3):
+            await send({"type": BODY, "body": b"0.08", "more_body": True})
+        assert known.remaining() > 0.05
+
+    assert not known.clock.cut
+
+
+async def test_a_client_that_reads_nothing_is_gone() -> None:
+    """After ``send_s`` seconds of one message."""
+    known, _, _, send = enter({"type": "http"}, no_receive, slow)
+    known.send_s = 0.1
+    for _ in range(3):
+        await send({"type": BODY, "body": b"0.06", "more_body": True})
+    assert not known.left
+
+    with anyio.fail_after(5), pytest.raises(ConnectionAbortedError, match=r"0\.1 s"):
+        await send({"type": BODY, "body": b"60", "more_body": True})
+
+    assert known.left
+
+
+async def test_cancellation_while_a_message_waits_goes_on() -> None:
+    """It is not taken for the client's."""
+    known, _, _, send = enter({"type": "http"}, no_receive, slow)
+    known.send_s = 60
+    with anyio.move_on_after(0.01) as scope:
+        await send({"type": BODY, "body": b"60", "more_body": True})
+
+    assert scope.cancelled_caught
+    assert not known.left
 
 
 def test_ids_are_hexadecimal_and_differ() -> None:

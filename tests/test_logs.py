@@ -6,7 +6,6 @@ import io
 import json
 
 import anyio.lowlevel
-import msgspec
 import pytest
 
 from llmgw import logs
@@ -14,7 +13,7 @@ from llmgw.logs import Line
 
 
 def write(line: Line) -> None:
-    logs.write_line(logs.log, msgspec.json.encode(line))
+    logs.write_line(logs.log, line)
 
 
 def lines(stream: io.StringIO) -> list[dict[str, object]]:

@@ -113,9 +113,9 @@ async def test_client_that_reads_nothing_is_gone() -> None:
     app = stack(
         [layer(AdmissionMiddleware, send_s=0.05), layer(RetryMiddleware)], ScriptedApp([200])
     )
-    known, scope, receive, send = enter({"type": "http", "headers": []}, receive, send)
+    known, scope, hear, say = enter({"type": "http", "headers": []}, receive, send)
     with anyio.fail_after(5):
-        await app(scope, receive, send)
+        await app(scope, hear, say)
 
     assert known.left
 
