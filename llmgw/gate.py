@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-import attrs
+from msgspec import Struct, field
 
 from llmgw.asgi import BODY, START, ASGIApp, Message, Scope, Send, ends, find_header
 from llmgw.body import Body
@@ -20,8 +20,7 @@ STATUSES = frozenset({408, 429, 502, 503, 504})
 HELD = 64 << 10  # bytes of a rejected response that are kept; a larger one is let through
 
 
-@attrs.define(eq=False)
-class Gate:
+class Gate(Struct, eq=False):
     """A ``send`` that lets a response through, or holds it as one to be rejected.
 
     What is let through goes on without a coroutine of its own, which each message would pay for.
@@ -31,7 +30,7 @@ class Gate:
     body: Body
     last: bool  # no further run: nothing is held
     on_begin: Callable[[], None] | None = None  # called when the response is let through
-    held: list[Message] = attrs.field(factory=list[Message])
+    held: list[Message] = field(default_factory=list[Message])
     size: int = 0
     begun: bool = False
     status: int | None = None

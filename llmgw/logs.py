@@ -56,9 +56,9 @@ def write_line(logger: logging.Logger, line: Line) -> None:
     """Log a line; to our own stream without a log record, which costs 10 us."""
     if not logger.isEnabledFor(logging.INFO):
         return
-    ours = log.handlers[0] if len(log.handlers) == 1 else None
-    if isinstance(ours, LineHandler) and not logger.filters:
-        ours.write(line)
+    handlers = log.handlers
+    if len(handlers) == 1 and type(handlers[0]) is LineHandler and not logger.filters:
+        handlers[0].write(line)
     else:
         logger.info("%s", _encoder.encode(line).decode())
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 
-import attrs
 import msgspec
 
 from llmgw import errors
@@ -44,8 +43,7 @@ class ErrorShape(msgspec.Struct):
     status: object = None
 
 
-@attrs.define
-class Relay:
+class Relay(msgspec.Struct, eq=False):
     """Follow one answer: what to send on, whether it is complete, and what was learnt of it."""
 
     call: Call
@@ -55,9 +53,9 @@ class Relay:
     id: str | None = None
     model: str | None = None
     usage: Usage | None = None
-    reasons: dict[int, str | None] = attrs.field(factory=dict[int, str | None])
+    reasons: dict[int, str | None] = msgspec.field(default_factory=dict[int, str | None])
     events: int = 0  # with content
-    held: list[bytes] = attrs.field(factory=list[bytes])
+    held: list[bytes] = msgspec.field(default_factory=list[bytes])
 
     @property
     def begun(self) -> bool:
@@ -100,7 +98,8 @@ class Relay:
         """The answer that came in one piece. Raises when it is none."""
         event = self._read(payload)
         if event is not None:
-            self._note(event)
+            self.id, self.model, self.usage = event.id, event.model, event.usage
+            self.reasons, self.events = event.choices, int(event.content)
             if not event.choices:
                 self._fail("sent an answer without choices")
         if self.error is not None:

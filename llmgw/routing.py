@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 import attrs
+from msgspec import Struct, field
 
 from llmgw.cooldown import Cooldown, MemoryCooldown
 from llmgw.exchange import Deployment
@@ -123,8 +124,7 @@ def order_of(
     return list({id(one): one for one in found}.values())
 
 
-@attrs.define
-class Turn:
+class Turn(Struct, eq=False):
     """One deployment's turn to answer."""
 
     candidate: Candidate
@@ -132,15 +132,14 @@ class Turn:
     probe: bool = False  # it has cooled down, and this is the one request that tries it
 
 
-@attrs.define(eq=False)
-class Walk:
+class Walk(Struct, eq=False):
     """The way through the candidates of one request, past those that cool down.
 
     If all of them do, the one nearest to its recovery has the only turn, as a probe.
     """
 
     candidates: Sequence[Candidate]
-    cooldown: Cooldown = attrs.field(factory=MemoryCooldown)
+    cooldown: Cooldown = field(default_factory=MemoryCooldown)
     at: int = 0
     turns: int = 0
     nearest: tuple[float, Candidate] | None = None

@@ -241,14 +241,21 @@ class CompletionChunk:
     raw: Mapping[str, Any] = attrs.field(repr=False)
 
 
+class DetailsShape(Struct):
+    """What is read of the details of a usage object: numbers, if they are any."""
+
+    cached_tokens: object = None
+    reasoning_tokens: object = None
+
+
 class UsageShape(Struct):
     """OpenAI's usage object, as far as it is read."""
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     total_tokens: int | None = None
-    prompt_tokens_details: dict[str, Any] | None = None
-    completion_tokens_details: dict[str, Any] | None = None
+    prompt_tokens_details: DetailsShape | None = None
+    completion_tokens_details: DetailsShape | None = None
 
 
 class ChoiceShape(Struct):
@@ -290,23 +297,23 @@ class Event(Struct, frozen=True):
     error: bytes | None = None
 
 
-def part(details: dict[str, Any] | None, name: str) -> int:
-    """A number of tokens among the details, 0 for what is none: counters never go back."""
-    value = details.get(name) if details else None
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+def tokens(value: object) -> int:
+    """A number of tokens, 0 for what is none: counters never go back."""
+    return value if type(value) is int and value > 0 else 0
 
 
 def read_usage(shape: UsageShape | None) -> Usage | None:
     """OpenAI's usage object as ours."""
     if shape is None:
         return None
-    prompt, completion = max(shape.prompt_tokens or 0, 0), max(shape.completion_tokens or 0, 0)
+    prompt, completion = tokens(shape.prompt_tokens), tokens(shape.completion_tokens)
+    sent, said = shape.prompt_tokens_details, shape.completion_tokens_details
     return Usage(
         prompt,
         completion,
-        max(shape.total_tokens or 0, 0) or prompt + completion,
-        part(shape.prompt_tokens_details, "cached_tokens"),
-        part(shape.completion_tokens_details, "reasoning_tokens"),
+        tokens(shape.total_tokens) or prompt + completion,
+        tokens(sent.cached_tokens) if sent is not None else 0,
+        tokens(said.reasoning_tokens) if said is not None else 0,
     )
 
 

@@ -42,10 +42,10 @@ def describe(scope: Scope, exchange: Exchange, status: int, error: BaseException
         event="http_request",
         request_id=bounded(exchange.request_id) or exchange.id,
         method=bounded(scope["method"]),
-        path=bounded(exchange.path or scope["path"]),
+        path=exchange.path or bounded(scope["path"]),
         status=status,
         duration_ms=round((time.perf_counter() - exchange.started_at) * 1000, 2),
-        model=bounded(exchange.model),
+        model=exchange.model,  # read_call has seen it: it is short and safe
         provider=(attempt.provider if attempt else None) or (known.provider if known else None),
         key=exchange.key,
         input_tokens=usage.prompt_tokens if usage else None,

@@ -14,7 +14,7 @@ from hashlib import sha256
 
 import attrs
 
-from llmgw.asgi import ASGIApp, Receive, Scope, Send, find_header
+from llmgw.asgi import ASGIApp, Receive, Scope, Send, request_header
 from llmgw.errors import AuthError
 from llmgw.exchange import enter
 from llmgw.stack import Place
@@ -31,11 +31,12 @@ KEY_LIMIT = 512  # bytes of a key that are hashed; chosen, far above any key
 
 def key_of(scope: Scope) -> bytes | None:
     """The key that the client sent, None if it sent none."""
-    headers = scope["headers"]
-    scheme, _, token = (find_header(headers, b"authorization") or b"").partition(b" ")
-    if scheme.lower() == b"bearer" and token.strip():
-        return token.strip()
-    return find_header(headers, b"x-api-key") or find_header(headers, b"api-key")
+    offered = request_header(scope, b"authorization")
+    if offered is not None:
+        scheme, _, token = offered.partition(b" ")
+        if (key := token.strip()) and scheme.lower() == b"bearer":
+            return key
+    return request_header(scope, b"x-api-key") or request_header(scope, b"api-key")
 
 
 @attrs.frozen

@@ -20,7 +20,7 @@ import time
 import attrs
 
 from llmgw import errors
-from llmgw.asgi import ASGIApp, Receive, Scope, Send, find_header
+from llmgw.asgi import ASGIApp, Receive, Scope, Send, request_header
 from llmgw.block import Block
 from llmgw.errors import InvalidRequestError
 from llmgw.exchange import enter
@@ -37,7 +37,7 @@ HEADER = b"x-request-timeout"
 
 def asked(scope: Scope) -> float:
     """How long the client wants to wait at most, in seconds; for ever if it does not say."""
-    value = find_header(scope["headers"], HEADER)
+    value = request_header(scope, HEADER)
     if value is None:
         return math.inf
     try:

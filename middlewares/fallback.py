@@ -20,6 +20,7 @@ from functools import partial
 
 import anyio
 import attrs
+from msgspec import Struct, field
 
 from llmgw.asgi import ASGIApp, Message, Receive, Scope, Send
 from llmgw.body import Body, read_body
@@ -112,14 +113,13 @@ def verdict_on(gate: Gate) -> GatewayError | None:
     return from_status(gate.status, provider="app", retry_after=gate.retry_after)
 
 
-@attrs.define(eq=False)
-class Asking:
+class Asking(Struct, eq=False):
     """One turn: what is learnt of the deployment, for its load and for the cooldown."""
 
     cooldown: Cooldown
     turn: Turn
     send: Send
-    began_at: float = attrs.field(factory=time.monotonic)
+    began_at: float = field(default_factory=time.monotonic)
     begun: bool = False
     told: bool = False
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import threading
 import time
+from bisect import bisect_left
 from weakref import WeakKeyDictionary
 
 import attrs
@@ -30,6 +31,15 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 OTHER = "other"
 PROVIDERS = 64  # distinct names before the rest is "other"; chosen, litellm knows about 100
 CHILDREN = 10_000  # label sets kept at hand; beyond, prometheus_client's own look-up serves; chosen
+
+
+class QuickHistogram(Histogram):
+    """The library's, whose ``observe`` looks for the bucket one by one: 1.5 us, four a request."""
+
+    def observe(self, amount: float, exemplar: dict[str, str] | None = None) -> None:
+        """Note a value; exemplars are not used here."""
+        self._sum.inc(amount)
+        self._buckets[bisect_left(self._upper_bounds, amount)].inc(1)
 
 
 @attrs.define(eq=False)
@@ -86,7 +96,7 @@ class Families:
         self.requests = Counter(
             telemetry.REQUESTS, "Exchanges that have ended.", call, registry=self.registry
         )
-        self.duration = Histogram(
+        self.duration = QuickHistogram(
             telemetry.REQUEST_DURATION,
             "Seconds from the request to the end of the response.",
             ["method", "path", "status"],
@@ -99,14 +109,14 @@ class Families:
             registry=self.registry,
             multiprocess_mode="livesum",
         )
-        self.first_token = Histogram(
+        self.first_token = QuickHistogram(
             telemetry.FIRST_TOKEN,
             "Seconds from the request to the first content.",
             call,
             buckets=telemetry.FIRST_TOKEN_BUCKETS,
             registry=self.registry,
         )
-        self.tokens = Histogram(
+        self.tokens = QuickHistogram(
             telemetry.TOKEN_USAGE,
             "Tokens of one call; gen_ai_token_type is input or output.",
             [*call, "gen_ai_token_type"],

@@ -18,7 +18,7 @@ from contextvars import ContextVar
 
 import attrs
 
-from llmgw.asgi import ASGIApp, Receive, Scope, Send, find_header
+from llmgw.asgi import ASGIApp, Receive, Scope, Send, request_header
 from llmgw.exchange import enter, new_id
 from llmgw.stack import Place
 
@@ -46,8 +46,9 @@ class RequestIDMiddleware:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
 
-        offered = find_header(scope["headers"], HEADER) or b""
-        value = offered.decode("ascii") if SAFE.fullmatch(offered) else self.generate()
+        offered = request_header(scope, HEADER)
+        safe = offered is not None and SAFE.fullmatch(offered)
+        value = safe.string.decode("ascii") if safe else self.generate()
         exchange, scope, receive, send = enter(scope, receive, send)
         exchange.request_id = value
         exchange.headers.update(self.headers)

@@ -22,7 +22,7 @@ import attrs
 from llmgw.asgi import ASGIApp, Receive, Scope, Send
 from llmgw.body import Body, read_body
 from llmgw.errors import GatewayError
-from llmgw.exchange import ATTEMPT, Attempt, Exchange, attempt_of, enter
+from llmgw.exchange import ATTEMPT, Attempt, Exchange, enter
 from llmgw.gate import Gate
 from llmgw.retrying import RetryBudget, RetryPolicy
 from llmgw.stack import Place
@@ -60,7 +60,8 @@ class RetryMiddleware:
         await body.watch(exchange, partial(self._repeat, exchange, scope, body, send))
 
     async def _repeat(self, exchange: Exchange, scope: Scope, body: Body, send: Send) -> None:
-        deployment = attempt_of(scope).deployment
+        given: Attempt | None = scope.get(ATTEMPT)  # Fallback has made it; it is fresh
+        deployment = given.deployment if given is not None else None
         attempts = min(self.policy.attempts, exchange.attempts_left or self.policy.attempts)
         attempts = attempts if body.complete else 1
         if self.budget is not None:
@@ -69,8 +70,13 @@ class RetryMiddleware:
         while True:
             number += 1
             exchange.attempts += 1
-            attempt, gate = Attempt(number, deployment), Gate(send, body, number == attempts)
-            error = await gate.run(self.app, {**scope, ATTEMPT: attempt})
+            if given is not None and number == 1:
+                attempt = given
+            else:
+                attempt = Attempt(number, deployment)
+                scope = {**scope, ATTEMPT: attempt}
+            gate = Gate(send, body, number == attempts)
+            error = await gate.run(self.app, scope)
             wait = None
             if number < attempts and not gate.begun and not exchange.left:
                 wait = self._wait(number, error, gate, exchange)

@@ -132,8 +132,8 @@ class OpenAIProvider:
     """``POST {api_base}/chat/completions`` at anyone who speaks OpenAI's API."""
 
     upstream: Upstream = attrs.field(factory=Upstream)
-    _written: dict[tuple[int, bool], tuple[Deployment, bytes]] = attrs.field(
-        factory=dict[tuple[int, bool], tuple[Deployment, bytes]], init=False, repr=False
+    _written: dict[tuple[int, bool], tuple[Deployment, str, bytes]] = attrs.field(
+        factory=dict[tuple[int, bool], tuple[Deployment, str, bytes]], init=False, repr=False
     )
 
     async def open(
@@ -143,13 +143,9 @@ class OpenAIProvider:
         name = deployment.provider
         if deployment.api_base is None:
             raise AuthError(f"No address is configured for {name}.", provider=name)
+        url, lines = self._address(call, deployment, deployment.api_base)
         response = await self.upstream.send(
-            "POST",
-            deployment.api_base.rstrip("/") + "/chat/completions",
-            headers=headers,
-            lines=self._lines(call, deployment),
-            body=call.encode(deployment),
-            name=name,
+            "POST", url, headers=headers, lines=lines, body=call.encode(deployment), name=name
         )
         try:
             return await self._accept(call, response)
@@ -178,12 +174,12 @@ class OpenAIProvider:
             )
         return StreamAnswer(response, repeated(response.headers))
 
-    def _lines(self, call: Call, deployment: Deployment) -> bytes:
-        """The headers of a deployment's requests: written once, which saves 6 us a request."""
+    def _address(self, call: Call, deployment: Deployment, base: str) -> tuple[str, bytes]:
+        """A deployment's URL and the headers of its requests: written once, for 6 us a request."""
         key = (id(deployment), call.stream)
-        known, lines = self._written.get(key, (None, b""))
-        if known is deployment:
-            return lines
+        known = self._written.get(key)
+        if known is not None and known[0] is deployment:
+            return known[1], known[2]
         pairs = [
             (b"content-type", b"application/json"),
             (b"accept", b"text/event-stream" if call.stream else b"application/json"),
@@ -200,5 +196,6 @@ class OpenAIProvider:
             raise ProviderUnavailableError(text, provider=deployment.provider) from exc
         if len(self._written) >= WRITTEN:
             self._written.clear()
-        self._written[key] = deployment, lines
-        return lines
+        url = base.rstrip("/") + "/chat/completions"
+        self._written[key] = deployment, url, lines
+        return url, lines
