@@ -14,7 +14,8 @@ import math
 import random
 import time
 from collections.abc import Awaitable
-from typing import TYPE_CHECKING
+from types import CoroutineType
+from typing import TYPE_CHECKING, Any
 
 import attrs
 from msgspec import Struct, field
@@ -22,7 +23,7 @@ from msgspec import Struct, field
 from llmgw.asgi import BODY, START, Message, Receive, Scope, Send, find_header, set_headers
 from llmgw.block import Block
 from llmgw.portal import on_asyncio
-from llmgw.waiting import coroutine_of, resume
+from llmgw.waiting import resume, wait_for
 
 if TYPE_CHECKING:
     from llmgw.errors import GatewayError
@@ -189,7 +190,7 @@ async def attended(sending: Awaitable[None], exchange: Exchange) -> None:
     """
     waiting: Awaitable[None] = sending
     if on_asyncio():
-        coroutine = coroutine_of(sending)
+        coroutine: Any = sending if type(sending) is CoroutineType else wait_for(sending)
         try:
             signal = coroutine.send(None)
         except StopIteration:

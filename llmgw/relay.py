@@ -89,9 +89,12 @@ class Relay(msgspec.Struct, eq=False):
             self._note(event)
             if event.usage and not event.choices and not self.call.include_usage:
                 continue  # asked for by us, not by the client
-            (given if self.begun else self.held).append(payload)
-            if self.begun and self.held:
-                given, self.held = [*self.held, *given], []
+            if not self.events:
+                self.held.append(payload)
+                continue
+            if self.held:
+                given, self.held = self.held, []
+            given.append(payload)
         return given
 
     def whole(self, payload: bytes) -> bytes:
@@ -132,15 +135,14 @@ class Relay(msgspec.Struct, eq=False):
         return event
 
     def _note(self, event: Event) -> None:
+        self.events += event.content
+        known = event.choices.keys() <= self.reasons.keys()
+        if self.state is State.BEGUN and known and not event.finished and event.usage is None:
+            return  # most events: a further word
         self.id, self.model = self.id or event.id, self.model or event.model
         self.usage = event.usage or self.usage
-        self.events += event.content
-        news = self.state is State.WAITING
         for index, reason in event.choices.items():
             self.reasons[index] = reason or self.reasons.get(index)
-            news = news or reason is not None
-        if not news:
-            return
         if self.begun and self.state is State.WAITING:
             self.state = State.BEGUN
         finished = sum(reason is not None for reason in self.reasons.values())

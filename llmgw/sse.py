@@ -18,6 +18,8 @@ COMMENT = b": keepalive\n\n"
 EVENT_LIMIT = 16 << 20  # bytes of one event; an image as base64 is about 2 MB, chosen with room
 BOM = b"\xef\xbb\xbf"  # UTF-8's byte order mark
 LINE = re.compile(rb"\r\n|\n|\r")
+START, END = b"data: ", b"\n\n"
+BETWEEN = END + START
 
 
 class EventTooLargeError(ValueError):
@@ -26,9 +28,23 @@ class EventTooLargeError(ValueError):
 
 def join(payloads: list[bytes]) -> bytes:
     """The payloads as a stream of events: a ``data:`` line each, or one for each of its lines."""
-    if any(b"\n" in payload or b"\r" in payload for payload in payloads):
-        payloads = [LINE.sub(b"\ndata: ", payload) for payload in payloads]
-    return b"data: " + b"\n\ndata: ".join(payloads) + b"\n\n" if payloads else b""
+    if not payloads:
+        return b""
+    joined = START + BETWEEN.join(payloads) + END
+    if b"\r" in joined or joined.count(b"\n") != 2 * len(payloads):
+        return START + BETWEEN.join([LINE.sub(b"\ndata: ", one) for one in payloads]) + END
+    return joined
+
+
+def plain(piece: bytes) -> list[bytes] | None:
+    """The events of a piece that is nothing but whole ones of a line each; None: look closer.
+
+    Nearly all that models send is so; to look at each line costs 2 us an event.
+    """
+    if not piece.startswith(START) or not piece.endswith(END) or b"\r" in piece:
+        return None
+    events = piece[len(START) : -len(END)].split(BETWEEN)
+    return events if piece.count(b"\n") == 2 * len(events) and b"" not in events else None
 
 
 @attrs.define
@@ -52,6 +68,9 @@ class Splitter:
         """The events that ``piece`` completes. Raises EventTooLargeError, after those before it."""
         if self.overflown:
             raise EventTooLargeError
+        unfinished = self.rest or self.data or self.returned or not self.begun
+        if not unfinished and len(piece) <= self.limit and (found := plain(piece)) is not None:
+            return found
         if not self.begun:
             piece = b"".join(self.rest) + piece
             self.rest = []

@@ -36,14 +36,6 @@ def resume(coroutine: Coroutine[Any, Any, T], signal: Any) -> Generator[Any, Any
             return result
 
 
-def coroutine_of(awaitable: Awaitable[T]) -> Coroutine[Any, Any, T]:
-    """What a ``send`` gave, as a coroutine: mostly it is one."""
-    known: Any = awaitable
-    is_coroutine = type(known) is types.CoroutineType
-    coroutine: Coroutine[Any, Any, T] = known if is_coroutine else wait_for(awaitable)
-    return coroutine
-
-
 async def wait_for(awaitable: Awaitable[T]) -> T:
     """A coroutine that waits for anything."""
     return await awaitable

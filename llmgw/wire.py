@@ -274,7 +274,7 @@ class AnswerShape(Struct):
     id: str | None = None
     model: str | None = None
     usage: UsageShape | None = None
-    error: Raw = Raw()
+    error: Raw | UnsetType = UNSET
 
 
 _answer = msgspec.json.Decoder(AnswerShape)
@@ -284,8 +284,8 @@ class Event(Struct, frozen=True):
     """One JSON text of an answer, and the facts about it.
 
     ``content``: it begins the answer (a delta member other than ``role`` that says something, or a
-    finish reason; an empty finish reason is none). ``choices``: index -> finish reason or None.
-    ``error``: an in-band error's JSON.
+    finish reason; an empty finish reason is none). ``choices``: index -> finish reason or None;
+    ``finished``: one of them has a reason. ``error``: an in-band error's JSON.
     """
 
     data: bytes
@@ -295,6 +295,7 @@ class Event(Struct, frozen=True):
     model: str | None = None
     usage: Usage | None = None
     error: bytes | None = None
+    finished: bool = False
 
 
 def tokens(value: object) -> int:
@@ -302,10 +303,8 @@ def tokens(value: object) -> int:
     return value if type(value) is int and value > 0 else 0
 
 
-def read_usage(shape: UsageShape | None) -> Usage | None:
+def read_usage(shape: UsageShape) -> Usage:
     """OpenAI's usage object as ours."""
-    if shape is None:
-        return None
     prompt, completion = tokens(shape.prompt_tokens), tokens(shape.completion_tokens)
     sent, said = shape.prompt_tokens_details, shape.completion_tokens_details
     return Usage(
@@ -317,9 +316,13 @@ def read_usage(shape: UsageShape | None) -> Usage | None:
     )
 
 
-def says(raw: Raw) -> bool:
-    """Whether a delta's value is neither null nor empty."""
-    return SILENT.fullmatch(raw) is None
+def speaks(said: dict[str, Raw] | None) -> bool:
+    """Whether a delta has a member other than ``role`` that is neither null nor empty."""
+    if said is not None:
+        for key, raw in said.items():
+            if key != "role" and SILENT.fullmatch(raw) is None:
+                return True
+    return False
 
 
 def read_answer(data: bytes) -> AnswerShape:
@@ -335,21 +338,20 @@ def read_answer(data: bytes) -> AnswerShape:
 def read_event(data: bytes) -> Event:
     """The facts of a chunk or a whole answer. Raises msgspec.DecodeError when it is neither."""
     shape = read_answer(data)
-    error = bytes(shape.error)
-    if error not in (b"", NULL):
+    if shape.error is not UNSET and (error := bytes(shape.error)) != NULL:
         return Event(data, False, {}, error=error)
     if shape.choices is UNSET or shape.choices is None:
         if shape.usage is None:
             raise msgspec.ValidationError("Object missing required field `choices`")
         return Event(data, False, {}, shape.id, shape.model, read_usage(shape.usage))
-    content = False
+    content = finished = False
     choices: dict[int, str | None] = {}
     for choice in shape.choices:
-        choices[choice.index] = choice.finish_reason or None
-        said = choice.delta or choice.message or {}
-        content = content or bool(choice.finish_reason)
-        content = content or any(key != "role" and says(raw) for key, raw in said.items())
-    return Event(data, content, choices, shape.id, shape.model, read_usage(shape.usage))
+        reason = choices[choice.index] = choice.finish_reason or None
+        finished = finished or reason is not None
+        content = content or finished or speaks(choice.delta or choice.message)
+    usage = None if shape.usage is None else read_usage(shape.usage)
+    return Event(data, content, choices, shape.id, shape.model, usage, finished=finished)
 
 
 def read_chunk(data: bytes) -> CompletionChunk:
@@ -368,6 +370,6 @@ def read_chunk(data: bytes) -> CompletionChunk:
         model=shape.model,
         content=content if isinstance(content, str) else "",
         finish_reason=first.get("finish_reason") or None,
-        usage=read_usage(shape.usage),
+        usage=None if shape.usage is None else read_usage(shape.usage),
         raw=raw,
     )

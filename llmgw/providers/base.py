@@ -104,41 +104,27 @@ class Run:
 
     async def more(self) -> list[bytes]:
         """The payloads that came next, [] when the answer is complete. Raises GatewayError."""
-        while not self.ended:
+        assert self.answer is not None  # begin() has opened it
+        while not self.relay.ended:
             complete = self.relay.complete
             limit = min(self.clocks.tail if complete else self.clocks.idle, self.left)
-            payloads = await self._read(limit)
-            if payloads is None:
-                if not complete:
-                    raise self._timeout("next chunk", limit)
-                payloads = []
+            payloads, began = list[bytes](), time.monotonic()
+            with Block(limit) as clock:
+                payloads = await self.answer.read()
+            self.left -= time.monotonic() - began
+            if clock.cut and not complete:
+                raise self._timeout("next chunk", limit)
             if given := self._take(payloads):
                 return given
         if self.relay.error is not None:
             raise self.relay.error
         return []
 
-    @property
-    def ended(self) -> bool:
-        """Whether nothing more will come."""
-        return self.relay.ended
-
     async def aclose(self) -> None:
         """Close the answer, also when the caller is being cancelled."""
         if self.answer is not None and not self.answer.release():
             with anyio.move_on_after(CLEANUP, shield=True):
                 await self.answer.aclose()
-
-    async def _read(self, limit: float) -> list[bytes] | None:
-        """What comes within ``limit`` seconds, None when nothing does."""
-        assert self.answer is not None  # begin() has opened it
-        began = time.monotonic()
-        try:
-            with Block(limit):
-                return await self.answer.read()
-            return None
-        finally:
-            self.left -= time.monotonic() - began
 
     @property
     def _before(self) -> float:
