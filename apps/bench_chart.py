@@ -9,32 +9,39 @@ from xml.sax.saxutils import escape
 from llmgw.apps.bench import Cost, Costs
 from llmgw.apps.bench_report import Report, shown
 
-LEFT, PANEL, ROW, TOP = 100, 250, 34, 74  # pixels: names, a panel's bars, a row, the head
+LEFT, PANEL, ROW, TOP = 100, 250, 34, 112  # pixels: names, a panel's bars, a row, the head
 GAP = 130  # pixels right of a panel's bars, for the figures
-STYLE = (
-    "text{font:13px system-ui,sans-serif;fill:#444}"
-    ".title{font-weight:600}.figure{font-size:11px}"
-    ".alone{fill:#9aa5b1}.stack{fill:#2f6f4f}.grid{stroke:#d0d7de}"
+FONT = 'font-family="system-ui, sans-serif" font-size="13" fill="#444"'
+COLOURS = {"alone": "#9aa5b1", "stack": "#2f6f4f"}
+GRID = "#d0d7de"
+DARK = (  # what a reader with a dark background gets instead
     "@media (prefers-color-scheme: dark){text{fill:#c9d1d9}.grid{stroke:#444c56}"
     ".alone{fill:#6e7681}.stack{fill:#3fb07a}}"
 )
 
 
 def text(x: float, y: float, words: str, *, kind: str = "", anchor: str = "start") -> str:
-    """A text."""
-    place = f'x="{x:.1f}" y="{y:.1f}" class="{kind}" text-anchor="{anchor}"'
+    """A text; its kind is title, figure (small) or none."""
+    looks = {"title": ' font-weight="600"', "figure": ' font-size="11"'}.get(kind, "")
+    place = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{looks}'
     return f"<text {place}>{escape(words)}</text>"
 
 
 def bar(x: float, y: float, width: float, kind: str, height: float = 12) -> str:
-    """A bar."""
-    return f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height}" class="{kind}"/>'
+    """A bar; its kind is alone or stack."""
+    place = f'x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height}"'
+    return f'<rect {place} class="{kind}" fill="{COLOURS[kind]}"/>'
+
+
+def line(way: str) -> str:
+    """A line of the grid."""
+    return f'<path class="grid" stroke="{GRID}" d="{way}"/>'
 
 
 def picture(width: int, height: int, parts: Sequence[str]) -> str:
     """A whole SVG of its parts."""
     size = f'width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" {size}><style>{STYLE}</style>'
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} {FONT}><style>{DARK}</style>'
     return "\n".join([head, *parts, "</svg>\n"])
 
 
@@ -56,7 +63,7 @@ def panel(report: Report, x: float, title: str, of: Callable[[Costs], Cost | Non
     step = step_of(highest)
     for number in range(int(highest / step) + 1):
         at = x + number * step * scale
-        parts.append(f'<path class="grid" d="M{at:.1f} {TOP - 8}V{bottom}"/>')
+        parts.append(line(f"M{at:.1f} {TOP - 8}V{bottom}"))
         label = f"{number * step:.10g}"
         parts.append(text(at, TOP - 12, label, kind="figure", anchor="middle"))
     for number, pair in enumerate(pairs):
@@ -74,9 +81,10 @@ def chart(report: Report) -> str:
     """A report as a picture."""
     second = LEFT + PANEL + GAP
     told = f"{report.backend}, Python {report.python}, {report.machine}"
-    parts = [text(8, 18, f"Microseconds of CPU, around {report.app}; {told}", kind="title")]
-    parts += [bar(LEFT, 27, 12, "alone"), text(LEFT + 18, 37, "alone")]
-    parts += [bar(LEFT + 80, 27, 12, "stack"), text(LEFT + 98, 37, "in the stack")]
+    parts = [text(8, 18, f"Microseconds of CPU around {report.app}", kind="title")]
+    parts += [text(8, 36, told, kind="figure")]
+    parts += [bar(8, 47, 12, "alone"), text(26, 57, "alone")]
+    parts += [bar(80, 47, 12, "stack"), text(98, 57, "in the stack")]
     for number, row in enumerate(report.rows):
         parts.append(text(LEFT - 10, TOP + ROW * number + 17, row.name, anchor="end"))
     parts += panel(report, LEFT, "a request", lambda costs: costs.request)

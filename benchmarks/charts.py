@@ -4,47 +4,79 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from xml.sax.saxutils import escape
+
+from llmgw.apps.bench_chart import COLOURS, bar, line, picture, text
 
 WIDTH, LEFT, RIGHT, ROW = 760, 190, 80, 26
-INK, OURS, OTHERS, LINE = "#555", "#2f6f4f", "#9aa5b1", "#d0d7de"
-FONT = 'font-family="system-ui, sans-serif" font-size="13"'
+TOP, BOTTOM, HEIGHT = 40, 44, 320  # pixels; the last one is of a chart of lines
+OURS, OTHERS = "stack", "alone"  # classes of the style: green and grey
 
 
-def text_of(value: float) -> str:
+def shown(value: float) -> str:
     """A figure with as many digits as say something."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def svg(height: int, parts: Sequence[str]) -> str:
-    """A picture of its parts."""
-    size = f'width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}"'
-    return "\n".join(
-        [f'<svg xmlns="http://www.w3.org/2000/svg" {size} {FONT} fill="{INK}">', *parts, "</svg>\n"]
-    )
+def ten(power: int) -> str:
+    """A power of ten, written out."""
+    return f"{10**power:,}" if power >= 0 else f"{10.0**power:g}"
+
+
+def decades(values: Sequence[float]) -> tuple[int, int]:
+    """The powers of ten around positive values."""
+    low = math.floor(math.log10(min(values)))
+    return low, max(low + 1, math.ceil(math.log10(max(values))))
 
 
 def bars(title: str, rows: Sequence[tuple[str, float]], ours: str = "llmgw") -> str:
     """Horizontal bars on a logarithmic scale, smallest first; ours stand out by colour."""
     found = sorted((row for row in rows if row[1] > 0), key=lambda row: row[1])
-    low = 10 ** math.floor(math.log10(min(value for _, value in found)))
-    high = 10 ** math.ceil(math.log10(max(value for _, value in found) * 1.01))
-    scale = (WIDTH - LEFT - RIGHT) / math.log10(high / low)
-    height = 40 + ROW * len(found) + 24
-    parts = [f'<text x="8" y="20" font-weight="600">{escape(title)}</text>']
-    for power in range(round(math.log10(low)), round(math.log10(high)) + 1):
-        x = LEFT + (power - math.log10(low)) * scale
-        parts.append(f'<path d="M{x:.1f} 34V{height - 22}" stroke="{LINE}"/>')
-        parts.append(
-            f'<text x="{x:.1f}" y="{height - 6}" text-anchor="middle">{10**power:,g}</text>'
-        )
+    if not found:
+        return picture(WIDTH, TOP, [text(8, 20, f"{title}: nothing was measured", kind="title")])
+    low, high = decades([value for _, value in found])
+    scale = (WIDTH - LEFT - RIGHT) / (high - low)
+    height = TOP + ROW * len(found) + 24
+    parts = [text(8, 20, title, kind="title")]
+    for power in range(low, high + 1):
+        x = LEFT + (power - low) * scale
+        parts.append(line(f"M{x:.1f} 34V{height - 22}"))
+        parts.append(text(x, height - 6, ten(power), anchor="middle"))
     for number, (name, value) in enumerate(found):
-        y = 40 + ROW * number
-        width = max(1.0, math.log10(value / low) * scale)
-        colour = OURS if name.startswith(ours) else OTHERS
-        parts.append(f'<text x="{LEFT - 8}" y="{y + 15}" text-anchor="end">{escape(name)}</text>')
-        parts.append(
-            f'<rect x="{LEFT}" y="{y + 2}" width="{width:.1f}" height="{ROW - 8}" fill="{colour}"/>'
+        y = TOP + ROW * number
+        width = max(1.0, (math.log10(value) - low) * scale)
+        parts.append(text(LEFT - 8, y + 15, name, anchor="end"))
+        parts.append(bar(LEFT, y + 2, width, OURS if name.startswith(ours) else OTHERS, ROW - 8))
+        parts.append(text(LEFT + width + 6, y + 15, shown(value)))
+    return picture(WIDTH, height, parts)
+
+
+def points(title: str, unit: str, rows: Sequence[tuple[float, float]], note: str) -> str:
+    """Points and the way between them; both scales are logarithmic."""
+    low_x, high_x = decades([x for x, _ in rows])
+    low_y, high_y = decades([y for _, y in rows])
+    step_x = (WIDTH - LEFT - RIGHT) / (high_x - low_x)
+    step_y = (HEIGHT - TOP - BOTTOM) / (high_y - low_y)
+    places = [
+        (
+            LEFT + (math.log10(x) - low_x) * step_x,
+            HEIGHT - BOTTOM - (math.log10(y) - low_y) * step_y,
         )
-        parts.append(f'<text x="{LEFT + width + 6:.1f}" y="{y + 15}">{text_of(value)}</text>')
-    return svg(height, parts)
+        for x, y in rows
+    ]
+    parts = [text(8, 20, title, kind="title"), text(WIDTH - 8, 20, note, anchor="end")]
+    for power in range(low_x, high_x + 1):
+        x = LEFT + (power - low_x) * step_x
+        parts.append(line(f"M{x:.1f} {TOP}V{HEIGHT - BOTTOM}"))
+        parts.append(text(x, HEIGHT - BOTTOM + 18, ten(power), anchor="middle"))
+    for power in range(low_y, high_y + 1):
+        y = HEIGHT - BOTTOM - (power - low_y) * step_y
+        parts.append(line(f"M{LEFT} {y:.1f}H{WIDTH - RIGHT}"))
+        parts.append(text(LEFT - 8, y + 4, f"{ten(power)} µs", anchor="end"))
+    parts.append(text(WIDTH - RIGHT, HEIGHT - 6, unit, anchor="end"))
+    way = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+    parts.append(f'<polyline points="{way}" fill="none" stroke="{COLOURS[OURS]}"/>')
+    for (x, y), (_, value) in zip(places, rows, strict=True):
+        place = f'cx="{x:.1f}" cy="{y:.1f}" r="4"'
+        parts.append(f'<circle {place} class="{OURS}" fill="{COLOURS[OURS]}"/>')
+        parts.append(text(x, y - 10, shown(value), anchor="middle"))
+    return picture(WIDTH, HEIGHT, parts)

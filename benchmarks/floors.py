@@ -72,7 +72,7 @@ async def by_aiohttp(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": BODY, "body": b""})
 
 
-def starlette_with_litellm() -> Any:
+def make_starlette_with_litellm() -> Any:
     """What one writes first: a Starlette route around ``litellm.acompletion``."""
     import json
     from collections.abc import AsyncGenerator

@@ -1,74 +1,38 @@
-"""What does each layer cost? Measures on every event loop and writes the figures and the page."""
+"""What does each layer cost? ``llmgw bench layers`` on every event loop, each in its own process.
+
+A process of its own, because what one loop imports changes what another costs.
+"""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
-from llmgw.apps import bench
-
-HERE = Path(__file__).parent
-RESULTS = HERE / "results"
-PAGE = HERE.parent / "docs" / "performance.md"
-BEGIN, END = "<!-- layers: begin -->\n", "<!-- layers: end -->\n"
-
-
-def commit() -> str:
-    """The commit that was measured, marked when the tree was not clean."""
-    found = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        cwd=HERE,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return found.stdout.strip() or "unknown"
-
-
-def markdown(reports: dict[str, dict[str, Any]]) -> str:
-    """The page's table from the figures."""
-    first = next(iter(reports.values()))
-    told = f"Python {first['python']}, {first['machine']}, commit {first['commit']}."
-    head = [
-        "layer",
-        *(f"{name}, {unit}" for name in reports for unit in ("a request", "a message")),
-    ]
-    lines = [" | ".join(head), "|".join("---" for _ in head)]
-    for number, row in enumerate(first["layers"]):
-        cells = [row["name"]]
-        for report in reports.values():
-            for kind in ("request", "message"):
-                cost = bench.Cost(**report["layers"][number][kind])
-                cells.append(f"{cost.median:.2f}" if cost.known else "hidden by noise")
-        lines.append(" | ".join(cells))
-    return f"{told}\n\n" + "\n".join(f"| {line} |" for line in lines) + "\n"
-
-
-def rendered(page: str) -> str:
-    """The page with the table of the figures that are in ``results/``."""
-    reports = {
-        name: msgspec.json.decode((RESULTS / f"layers-{name}.json").read_bytes())
-        for name in bench.BACKENDS
-    }
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}{markdown(reports)}{END}{after}"
+from benchmarks import options, results
+from llmgw.apps.bench_cli import BACKENDS
 
 
 def main() -> None:
-    """Measure, write, render."""
-    for name in bench.BACKENDS:
-        rows = bench.measure(name)
-        print(name, bench.table(rows), sep="\n")
-        report = {**bench.report(name, rows), "commit": commit()}
-        data = msgspec.json.format(msgspec.json.encode(report))
-        (RESULTS / f"layers-{name}.json").write_bytes(data + b"\n")
-    PAGE.write_text(rendered(PAGE.read_text()))
+    """Measure what is here, keep the figures."""
+    given = options.read()
+    words = given.pick([], ["--rounds", "5", "--requests", "20"])
+    for backend in BACKENDS:
+        if not given.wants(backend):
+            continue
+        if find_spec(backend) is None:
+            print(f"skipped: {backend}: not installed")
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "layers.json"
+            command = [sys.executable, "-m", "llmgw", "bench", "layers", "--backend", backend]
+            subprocess.run([*command, "--json", str(path), *words], check=True)
+            results.write(f"layers-{backend}", msgspec.json.decode(path.read_bytes()), given)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

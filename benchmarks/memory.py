@@ -7,85 +7,113 @@ the client and one to the upstream.
 from __future__ import annotations
 
 import asyncio
-import resource
-import sys
-import tempfile
+import functools
 import time
-from pathlib import Path
 from typing import Any
 
-from benchmarks import gateway, load, meter, results, rigs
+from benchmarks import client, load, meter, options, processes, results
+from benchmarks.field import CONNECTIONS, Field, by_cost, prepared
+from benchmarks.processes import Running
+from benchmarks.rigs import OURS, Rig
 
 STREAMS = (1000, 5000)  # of llmgw; others get the first
-FILES = 20_000  # open at once
+AT_ONCE = 100  # that begin together
+SECONDS = 3.0
+PATIENCE = 60.0  # seconds until all have begun; chosen
 
 
-async def begun(port: int, request: bytes, count: int) -> tuple[list[load.Client], load.Round]:
-    """Streams whose first byte has come."""
-    loop = asyncio.get_running_loop()
-    found = load.Round()
-    clients: list[load.Client] = []
-    for at in range(count):
-        _, client = await loop.create_connection(
-            lambda: load.Client(request, found, lambda client: None), "127.0.0.1", port
-        )
-        client.ask()
-        clients.append(client)
-        if at % 100 == 99:
-            await asyncio.sleep(0.02)
-    end = time.monotonic() + 60
-    while not all(client.first for client in clients):
-        if found.failures or time.monotonic() > end:
-            missing = sum(not client.first for client in clients)
-            raise RuntimeError(f"{missing} streams did not begin: {found.failure}")
-        await asyncio.sleep(0.1)
-    return clients, found
+async def begun(port: int, request: bytes, count: int) -> list[client.Client]:
+    """Streams whose first byte has come. Raises RuntimeError."""
+    found = client.Round()
+    clients: list[client.Client] = []
+    end = time.monotonic() + PATIENCE
+    while len(clients) < count:
+        for _ in range(min(AT_ONCE, count - len(clients))):
+            one = await client.connected(port, request, found, lambda client: None)
+            one.ask()
+            clients.append(one)
+        while not all(one.first for one in clients[-AT_ONCE:]):
+            if found.failures or time.monotonic() > end:
+                missing = sum(not one.first for one in clients)
+                raise RuntimeError(f"{missing} streams did not begin: {found.failure}")
+            await asyncio.sleep(0.005)
+    return clients
 
 
-async def waiting(one: rigs.Running, count: int) -> int:
+async def waiting(running: Running, count: int, rest: float) -> int:
     """The memory while so many streams wait."""
-    clients, _ = await begun(one.rig.port, one.rig.request(stream=True), count)
-    await asyncio.sleep(1)
-    found = meter.rss(one.pid)
-    for client in clients:
-        client.transport.abort()
+    clients = await begun(running.rig.port, running.rig.request(stream=True), count)
+    await asyncio.sleep(rest)
+    if not all(one.busy for one in clients):
+        raise RuntimeError("a stream did not wait")
+    found = meter.rss(running.process.pid)
+    for one in clients:
+        one.transport.abort()
     return found
 
 
-def measure(one: rigs.Running, upstream: int) -> dict[str, Any]:
-    """The memory of one gateway, in MB, and KB a waiting stream."""
-    row: dict[str, Any] = {"name": one.rig.name, "idle_mb": meter.rss(one.pid) / 1e6}
-    asyncio.run(load.tell(upstream, **gateway.CALM))
-    asyncio.run(load.closed(one.rig.port, one.rig.request(), gateway.CONNECTIONS, 2))
-    loaded = meter.rss(one.pid)
-    row["loaded_mb"] = loaded / 1e6
-    if one.rig.streams:
-        asyncio.run(load.tell(upstream, events=50, together=1, delay_ms=600_000))
-        for count in STREAMS if one.rig.name == "llmgw" else STREAMS[:1]:
-            row[f"kb_a_stream_of_{count}"] = (
-                (asyncio.run(waiting(one, count)) - loaded) / count / 1e3
-            )
-        asyncio.run(load.tell(upstream, **gateway.CALM))
-    return row
+async def loaded(one: Running, seconds: float) -> int:
+    """The most memory seen under load."""
+    running = asyncio.create_task(
+        load.closed(one.rig.port, one.rig.request(), CONNECTIONS, seconds)
+    )
+    most = 0
+    while not running.done():
+        most = max(most, meter.rss(one.process.pid))
+        await asyncio.sleep(0.1)
+    found = await running
+    if found.failures:
+        raise RuntimeError(f"{found.failures} failures, the first: {found.failure}")
+    return most
+
+
+def measure(one: Running, field: Field, seconds: float) -> dict[str, Any]:
+    """The memory of one gateway, in MB: idle, and at most under load. Raises RuntimeError."""
+    idle = meter.rss(one.process.pid)
+    field.upstream.tell()
+    most = load.run(loaded(one, seconds))
+    return {"name": one.name, "idle_mb": round(idle / 1e6, 1), "loaded_mb": round(most / 1e6, 1)}
+
+
+def a_stream(one: Running, field: Field, count: int, rest: float) -> float:
+    """KB that a waiting stream takes, where so many wait. Raises RuntimeError."""
+    before = meter.rss(one.process.pid)
+    field.upstream.tell(events=50, together=2, delay_ms=600_000)  # a role, and a word
+    try:
+        return round((load.run(waiting(one, count, rest)) - before) / count / 1e3, 1)
+    finally:
+        field.upstream.tell()
 
 
 def main() -> None:
-    """Measure what is here, write the figures."""
-    resource.setrlimit(resource.RLIMIT_NOFILE, (FILES, FILES))
-    results.pin_myself()
+    """Measure what is here, keep the figures."""
+    given = options.read()
     rows: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as folder, rigs.upstream() as upstream:
-        found, absent = rigs.rigs(upstream, Path(folder))
-        for line in absent:
-            print("skipped:", line)
-        for rig in results.chosen(found):
-            with rigs.running(rig, Path(folder)) as one:
-                rows.append(measure(one, upstream))
+    seconds = given.pick(SECONDS, 0.3)
+    with prepared(given) as field:
+        for rig in field.rigs:
+            counts = STREAMS if rig.name == OURS else STREAMS[:1]
+
+            def go(rig: Rig = rig, count: int = 0) -> None:
+                with processes.running(rig, field.folder) as one, one.awake():
+                    found = measure(one, field, seconds)
+                    if count:
+                        each = a_stream(one, field, given.pick(count, 100), min(seconds, 1.0))
+                        found[f"kb_a_stream_of_{count}"] = each
+                rows[-1].update(found)
+
+            rows.append({"name": rig.name})
+            field.attempt(rig.name, go)
+            for count in counts if rig.streams else ():
+                field.attempt(f"{rig.name}, {count} streams", functools.partial(go, count=count))
+            print(rows[-1])
+    rows = [row for row in rows if "idle_mb" in row]
+    by_cost(rows, lambda row: row["idle_mb"])
     keys = ["idle_mb", "loaded_mb", *(f"kb_a_stream_of_{count}" for count in STREAMS)]
-    columns: list[results.Column] = [(key, lambda row, k=key: row.get(k)) for key in keys]
+    columns: list[results.Column] = [(key, lambda row, key=key: row.get(key)) for key in keys]
     print(results.table(rows, columns))
-    results.write("memory", {"skipped": absent, "rows": rows})
+    results.write("memory", {**field.facts(), "rows": rows}, given)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

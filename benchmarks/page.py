@@ -1,162 +1,128 @@
 """The page docs/performance.md and its charts, made again from the figures in ``results/``.
 
-``python -m benchmarks.page``. Text between the markers ``<!-- NAME: begin -->`` and ``end`` is
-written by this; the rest of the page is kept.
+``python -m benchmarks.page [--out FOLDER]``: figures are read from that folder instead. Text
+between the markers ``<!-- NAME: begin -->`` and ``end`` is written by this; the rest is kept.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from benchmarks import charts, results
-from benchmarks.gateway import KINDS
-from benchmarks.latency import RATES
-from llmgw.apps import bench
+import attrs
+import msgspec
 
-PAGE = results.HERE.parent / "docs" / "performance.md"
+from benchmarks import charts, options, results, tables
+from benchmarks.gateway import KINDS, cost
+from benchmarks.options import RESULTS
+from llmgw.apps.bench_chart import chart
+from llmgw.apps.bench_cli import BACKENDS
+from llmgw.apps.bench_report import Report
 
+DOCS = results.HERE.parent / "docs"
+PAGE, CHARTS = DOCS / "performance.md", DOCS / "charts"
+NOTHING = "Not measured yet: `python -m benchmarks.{name}`.\n"
+LAYERS = "uvloop"  # of the loops, the one that is drawn
+CHARTED = ("request", "waiting", "single", "paced")  # of the gateway's kinds
+SIMPLE = (
+    ("memory", "idle_mb", "Resident memory, idle, MB"),
+    ("start", "first_answer_s", "Seconds from the start to the first answer"),
+)
 
-def shown(value: float | None, digits: int = 0) -> str:
-    """A figure, or nothing."""
-    return "" if value is None else f"{value:,.{digits}f}"
-
-
-def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table."""
-    lines = [" | ".join(head), " | ".join("---" for _ in head), *(" | ".join(row) for row in rows)]
-    return "\n".join(f"| {line} |" for line in lines) + "\n"
-
-
-def told(found: Mapping[str, Any]) -> str:
-    """Where and with what it was measured."""
-    skipped = "; ".join(found.get("skipped", []))
-    text = f"Python {found['python']}, {found['machine']}, commit {found['commit']}."
-    return text + (f" Not here: {skipped}." if skipped else "") + "\n\n"
-
-
-def layers() -> str:
-    """What each layer costs."""
-    reports = {name: results.read(f"layers-{name}") for name in bench.BACKENDS}
-    first = next(iter(reports.values()))
-    head = [
-        "layer",
-        *(f"{name}, {unit}" for name in reports for unit in ("a request", "a message")),
-    ]
-    rows: list[list[str]] = []
-    for number, row in enumerate(first["layers"]):
-        costs = [
-            bench.Cost(**report["layers"][number][kind])
-            for report in reports.values()
-            for kind in ("request", "message")
-        ]
-        cells = [f"{cost.median:.2f}" if cost.known else "hidden by noise" for cost in costs]
-        rows.append([row["name"], *cells])
-    return told(first) + markdown(head, rows)
-
-
-def gateway() -> str:
-    """CPU a request and an event."""
-    found = results.read("gateway")
-    head = ["", *(kind.unit for kind in KINDS), "requests a second on one core"]
-    rows: list[list[str]] = []
-    for row in sorted(found["rows"], key=lambda row: row["request"]["cpu_us"]):
-        costs = [row.get(kind.name, {}).get("cpu_us") for kind in KINDS]
-        cells = [shown(cost, 0 if cost is None or cost >= 100 else 1) for cost in costs]
-        rows.append([row["name"], *cells, shown(row["request"]["a_second"])])
-    charted = [f"![{kind.unit}](../benchmarks/results/{kind.name}.svg)\n" for kind in KINDS]
-    return told(found) + markdown(head, rows) + "\n" + "\n".join(charted)
-
-
-def latency() -> str:
-    """Added latency."""
-    found = results.read("latency")
-    kinds = [f"{what} at {rate}/s" for what in ("answer", "first byte") for rate in RATES]
-    rows: list[list[str]] = []
-    for row in found["rows"]:
-        cells = [
-            f"{row[kind]['p50_ms']:.2f} / {row[kind]['p99_ms']:.2f}" if kind in row else ""
-            for kind in kinds
-        ]
-        rows.append([row["name"], *cells])
-    return told(found) + markdown(["added ms, p50 / p99", *kinds], rows)
-
-
-def memory() -> str:
-    """Memory."""
-    found = results.read("memory")
-    columns = {
-        "idle_mb": "idle, MB",
-        "loaded_mb": "after load, MB",
-        "kb_a_stream_of_1000": "KB a stream of 1,000 that wait",
-        "kb_a_stream_of_5000": "of 5,000",
-    }
-    rows = [[row["name"], *(shown(row.get(key), 1) for key in columns)] for row in found["rows"]]
-    return told(found) + markdown(["", *columns.values()], rows)
-
-
-def start() -> str:
-    """Start."""
-    found = results.read("start")
-    rows = [[row["name"], f"{row['first_answer_s']:.2f}"] for row in found["rows"]]
-    imports = [f"`import {name}` {seconds:.2f} s" for name, seconds in found["imports_s"].items()]
-    table = markdown(["", "seconds from the start to the first answer"], rows)
-    return told(found) + table + f"\n{', '.join(imports)}.\n"
-
-
-def slopes() -> str:
-    """Slopes."""
-    found = results.read("slopes")
-    bodies = [[f"{row['bytes']:,}", shown(row["cpu_us"])] for row in found["bodies"]]
-    streams = [
-        [f"{row['events']:,}", shown(row["cpu_us"]), shown(row["cpu_us"] / row["events"], 1)]
-        for row in found["streams"]
-    ]
-    return (
-        told(found)
-        + markdown(["bytes of a request", "µs"], bodies)
-        + "\n"
-        + markdown(["events of a stream", "µs", "µs an event"], streams)
-    )
-
-
-SECTIONS: Mapping[str, Callable[[], str]] = {
-    "layers": layers,
-    "gateway": gateway,
-    "latency": latency,
-    "memory": memory,
-    "start": start,
-    "slopes": slopes,
+SECTIONS: Mapping[str, Callable[[Any], str]] = {
+    "layers": tables.layers,
+    "gateway": tables.gateway,
+    "latency": tables.latencies,
+    "memory": tables.memories,
+    "start": tables.starts,
+    "slopes": tables.slopes,
+    "litellm": tables.litellm,
+    "counts": tables.counts,
 }
 
 
-def rendered(page: str) -> str:
-    """The page with the figures that are in ``results/``."""
-    for name, section in SECTIONS.items():
-        begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->\n"
-        before, found, rest = page.partition(begin)
-        if found:
-            page = f"{before}{begin}{section()}{end}{rest.partition(end)[2]}"
-    return page
+def found_in(folder: Path) -> dict[str, Any]:
+    """What there is, by the name of its section."""
+    found: dict[str, Any] = {}
+    for name in SECTIONS:
+        names = [f"layers-{backend}" for backend in BACKENDS] if name == "layers" else [name]
+        there = {one: data for one in names if (data := results.read(one, folder)) is not None}
+        if name == "layers":
+            there = {one.partition("-")[2]: data for one, data in there.items()}
+        if there:
+            found[name] = there if name == "layers" else there[name]
+    return found
 
 
-def drawn() -> dict[str, str]:
-    """The charts: file name -> SVG."""
-    found = results.read("gateway")
-    made: dict[str, str] = {}
+@attrs.frozen
+class Chart:
+    """A picture, and what it shows."""
+
+    title: str
+    svg: str
+
+
+def drawn(found: Mapping[str, Any]) -> dict[str, Chart]:
+    """The charts: file name, which begins with the section's -> chart."""
+    made: dict[str, Chart] = {}
+    if report := found.get("layers", {}).get(LAYERS):
+        title = f"What each layer costs on {LAYERS}"
+        made["layers.svg"] = Chart(title, chart(msgspec.convert(report, Report)))
     for kind in KINDS:
-        rows = [
-            (row["name"], row[kind.name]["cpu_us"]) for row in found["rows"] if kind.name in row
-        ]
-        made[f"{kind.name}.svg"] = charts.bars(f"CPU of the gateway: {kind.unit}", rows)
+        if kind.name in CHARTED and (gateway := found.get("gateway")):
+            rows = [(row["name"], cost(row, kind.name) or 0.0) for row in gateway["rows"]]
+            made[f"gateway-{kind.name}.svg"] = bars(f"CPU, {kind.unit}", rows)
+    for name, key, title in SIMPLE:
+        if data := found.get(name):
+            made[f"{name}.svg"] = bars(title, [(row["name"], row[key]) for row in data["rows"]])
+    for row in found.get("slopes", {}).get("rows", []):
+        for key, what in (("bytes", "a request by its bytes"), ("events", "a stream by events")):
+            points = [(point["x"], point["cpu_us"]) for point in row[key]["points"]]
+            title = f"{row['name']}: {what}"
+            note = f"at most {row[key]['line']['off']:.1%} off a straight line"
+            svg = charts.points(title, key, points, note)
+            made[f"slopes-{row['name']}-{key}.svg"] = Chart(title, svg)
     return made
 
 
+def bars(title: str, rows: Sequence[tuple[str, float]]) -> Chart:
+    """A chart of bars."""
+    return Chart(title, charts.bars(title, rows))
+
+
+def section(name: str, found: Mapping[str, Any], made: Mapping[str, Chart]) -> str:
+    """A section's text: its table, and the charts that belong to it."""
+    if name not in found:
+        return NOTHING.format(name=name)
+    mine = {file: one for file, one in made.items() if file.startswith(name)}
+    images = [f"\n![{one.title}](charts/{file})\n" for file, one in mine.items()]
+    return SECTIONS[name](found[name]) + "".join(images)
+
+
+def rendered(page: str, folder: Path = RESULTS) -> str:
+    """The page with the figures of a folder."""
+    found = found_in(folder)
+    made = drawn(found)
+    for name in SECTIONS:
+        begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->\n"
+        before, marker, rest = page.partition(begin)
+        if marker:
+            page = f"{before}{begin}{section(name, found, made)}{end}{rest.partition(end)[2]}"
+    return page
+
+
 def main() -> None:
-    """Write the page and the charts."""
-    for name, text in drawn().items():
-        (results.FOLDER / name).write_text(text)
-    PAGE.write_text(rendered(PAGE.read_text()))
+    """Write the page and the charts; a chart of nothing goes."""
+    folder = options.read().folder or RESULTS
+    made = drawn(found_in(folder))
+    CHARTS.mkdir(exist_ok=True)
+    for path in CHARTS.glob("*.svg"):
+        if path.name not in made:
+            path.unlink()
+    for name, one in made.items():
+        (CHARTS / name).write_text(one.svg, encoding="utf-8")
+    PAGE.write_text(rendered(PAGE.read_text(encoding="utf-8"), folder), encoding="utf-8")
 
 
 if __name__ == "__main__":

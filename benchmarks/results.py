@@ -4,34 +4,31 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from benchmarks import rigs
+from benchmarks.options import RESULTS, Options
 from llmgw import __version__
-from llmgw.apps import bench
+from llmgw.apps import bench_report
 
 HERE = Path(__file__).parent
-FOLDER = HERE / "results"
 VERSIONS = ("uvicorn", "uvloop", "httptools", "anyio", "trio", "msgspec", "litellm", "aiohttp")
 
 Column = tuple[str, Callable[[Mapping[str, Any]], float | None]]
 
 
 def commit() -> str:
-    """The commit that is measured, marked when the tree is not clean (results do not count)."""
-    found = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        cwd=HERE,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return found.stdout.strip() or "unknown"
+    """The commit that is measured, marked when the tree is not clean; what results say is none."""
+    outside = [f":(exclude){path}" for path in ("benchmarks/results", "docs")]
+    command = ["git", "status", "--porcelain", "--untracked-files=no", "--", ".", *outside]
+    found = [
+        subprocess.run(words, cwd=HERE.parent, capture_output=True, text=True, check=False).stdout
+        for words in (["git", "rev-parse", "--short", "HEAD"], command)
+    ]
+    return (found[0].strip() or "unknown") + ("-dirty" if found[1].strip() else "")
 
 
 def facts() -> dict[str, Any]:
@@ -39,47 +36,41 @@ def facts() -> dict[str, Any]:
     return {
         "llmgw": __version__,
         "commit": commit(),
-        "python": sys.version.split()[0],
-        "machine": bench.machine(),
+        "python": bench_report.python(),
+        "machine": bench_report.machine(),
         "cores": os.cpu_count(),
-        "versions": {name: bench.version_of(name) for name in VERSIONS},
+        "versions": bench_report.versions(VERSIONS),
     }
 
 
-def write(name: str, data: Mapping[str, Any]) -> None:
-    """Write a result."""
-    text = msgspec.json.format(msgspec.json.encode({**facts(), **data}))
-    (FOLDER / f"{name}.json").write_bytes(text + b"\n")
+def encode(data: Mapping[str, Any]) -> bytes:
+    """JSON for people, too."""
+    return msgspec.json.format(msgspec.json.encode(data)) + b"\n"
 
 
-def read(name: str) -> dict[str, Any]:
-    """A result that was written."""
-    found: dict[str, Any] = msgspec.json.decode((FOLDER / f"{name}.json").read_bytes())
+def write(name: str, data: Mapping[str, Any], options: Options) -> None:
+    """Keep a result, if it is one to be kept."""
+    if options.folder is None:
+        return print("not kept: it is not the whole at full length, and there is no --out")
+    options.folder.mkdir(parents=True, exist_ok=True)
+    path = options.folder / f"{name}.json"
+    path.write_bytes(encode({**facts(), **data}))
+    print(f"kept: {path}")
+
+
+def read(name: str, folder: Path = RESULTS) -> dict[str, Any] | None:
+    """A result that was kept, None when there is none."""
+    path = folder / f"{name}.json"
+    if not path.is_file():
+        return None
+    found: dict[str, Any] = msgspec.json.decode(path.read_bytes())
     return found
-
-
-def pin_myself() -> None:
-    """Run on the core of the upstream and the load."""
-    os.sched_setaffinity(0, {rigs.OTHER})
-
-
-def chosen(found: Sequence[rigs.Rig]) -> list[rigs.Rig]:
-    """Those named on the command line; all, when none is."""
-    names = sys.argv[1:]
-    return [rig for rig in found if not names or rig.name in names]
 
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column]) -> str:
     """Rows for people: a name and figures."""
-    cells = [["", *(title for title, _ in columns)]]
+    lines = [["", *(title for title, _ in columns)]]
     for row in rows:
         values = [value_of(row) for _, value_of in columns]
-        cells.append([row["name"], *("" if v is None else f"{v:,.4g}" for v in values)])
-    widths = [max(len(line[at]) for line in cells) for at in range(len(columns) + 1)]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if not at else cell.rjust(width)
-            for at, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in cells
-    )
+        lines.append([row["name"], *("" if v is None else f"{v:,.4g}" for v in values)])
+    return bench_report.aligned(lines)

@@ -1,59 +1,88 @@
-"""Does the cost grow linearly with the request's bytes and the stream's events?"""
+"""Does the cost grow linearly with the request's bytes and with the stream's events?
+
+A straight line is laid through the costs; printed are its slope and how far the farthest point lies
+off it.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import statistics
-import sys
-import tempfile
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-from benchmarks import gateway, load, meter, results, rigs
+import attrs
 
-SIZES = (1_000, 10_000, 100_000, 1_000_000)  # bytes of a request
+from benchmarks import figures, options, processes, results
+from benchmarks.field import Field, prepared, turn
+from benchmarks.processes import Running
+from benchmarks.rigs import OURS
+
+SIZES = (1_000, 10_000, 100_000, 1_000_000)  # bytes of a request's prompt
 EVENTS = (10, 100, 1_000, 10_000)  # of a stream
-ROUNDS, SECONDS, CONNECTIONS = 3, 1.5, 8
+ROUNDS, SECONDS, CONNECTIONS = 3, 2.0, 8
 
 
-def cost(one: rigs.Running, request: bytes) -> float:
-    """CPU microseconds a request."""
-    before = meter.cpu(one.pid)
-    found = asyncio.run(load.closed(one.rig.port, request, CONNECTIONS, SECONDS))
-    if found.failures:
-        raise RuntimeError(found.failure)
-    return (meter.cpu(one.pid) - before) / found.answers * 1e6
+def cost(one: Running, field: Field, request: bytes, seconds: float) -> float:
+    """CPU microseconds a request. Raises RuntimeError."""
+    found = turn(one, field.upstream, request, CONNECTIONS, seconds)
+    return found.cpu / found.round.answers * 1e6
 
 
-def measure(one: rigs.Running, upstream: int) -> dict[str, list[dict[str, Any]]]:
-    """The cost by size and by number of events."""
-    asyncio.run(load.tell(upstream, **gateway.CALM))
-    bodies: list[dict[str, Any]] = []
-    for size in SIZES:
-        request = one.rig.request(prompt="word " * (size // 5))
-        found = statistics.median(cost(one, request) for _ in range(ROUNDS))
-        bodies.append({"bytes": size, "cpu_us": round(found, 1)})
-    streams: list[dict[str, Any]] = []
-    for count in EVENTS:
-        asyncio.run(load.tell(upstream, events=count, together=10))
-        request = one.rig.request(stream=True)
-        found = statistics.median(cost(one, request) for _ in range(ROUNDS))
-        streams.append({"events": count, "cpu_us": round(found, 1)})
-    asyncio.run(load.tell(upstream, **gateway.CALM))
-    return {"bodies": bodies, "streams": streams}
+def measure(one: Running, field: Field, rounds: int, seconds: float) -> dict[str, Any]:
+    """The cost by bytes and by events, in turns."""
+    bodies: dict[int, list[float]] = {size: [] for size in SIZES}
+    streams: dict[int, list[float]] = {count: [] for count in EVENTS}
+    for _ in range(rounds):
+        field.upstream.tell()
+        for size, seen in bodies.items():
+            seen.append(cost(one, field, one.rig.request(prompt="word " * (size // 5)), seconds))
+        for count, seen in streams.items():
+            field.upstream.tell(events=count)
+            seen.append(cost(one, field, one.rig.request(stream=True), seconds))
+    field.upstream.tell()
+    return {"bytes": points_of(bodies), "events": points_of(streams)}
+
+
+def points_of(seen: dict[int, list[float]]) -> dict[str, Any]:
+    """The medians, and the line through them."""
+    points = [(size, statistics.median(found)) for size, found in seen.items()]
+    line = figures.line_of(points)
+    return {
+        "points": [{"x": x, "cpu_us": round(y, 1)} for x, y in points],
+        "line": attrs.asdict(line),
+    }
+
+
+def told(name: str, found: dict[str, Any], each: int, unit: str) -> str:
+    """A line and its points, for people."""
+    line, points = found["line"], found["points"]
+    text = ", ".join(f"{point['x']:,}: {point['cpu_us']:,.0f}" for point in points)
+    return (
+        f"{name}: {line['slope'] * each:.2f} µs {unit}, and {line['start']:.0f} µs to begin; "
+        f"the farthest point is {line['off']:.1%} off ({text})"
+    )
+
+
+def names_of(names: Sequence[str]) -> Sequence[str]:
+    """Which rigs: those that are named, else ours."""
+    return names or (OURS,)
 
 
 def main() -> None:
-    """Measure, write the figures."""
-    results.pin_myself()
-    with tempfile.TemporaryDirectory() as folder, rigs.upstream() as upstream:
-        rig = rigs.llmgw("llmgw", "openai", upstream, Path(folder))
-        with rigs.running(rig, Path(folder)) as one:
-            found = measure(one, upstream)
-    for row in (*found["bodies"], *found["streams"]):
-        print(row)
-    results.write("slopes", found)
+    """Measure, keep the figures."""
+    given = options.read()
+    rows: list[dict[str, Any]] = []
+    with prepared(given) as field:
+        field.rigs = [rig for rig in field.rigs if rig.name in names_of(given.names)]
+        with processes.all_running(field.rigs, field.folder) as every:
+            for one in every:
+                found = measure(one, field, given.pick(ROUNDS, 1), given.pick(SECONDS, 0.2))
+                rows.append({"name": one.name, **found})
+    for row in rows:
+        print(told(f"{row['name']}, a request", row["bytes"], 1000, "a KB"))
+        print(told(f"{row['name']}, a stream", row["events"], 1, "an event"))
+    results.write("slopes", {**field.facts(), "rows": rows}, given)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

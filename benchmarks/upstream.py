@@ -114,6 +114,8 @@ class Server(asyncio.Protocol):
 
     def answer(self, body: bytes) -> None:
         """Answer a chat request."""
+        if self.transport.is_closing():
+            return
         if b'"stream":true' not in body and b'"stream": true' not in body:
             self.transport.write(ANSWER)
             return
