@@ -34,8 +34,9 @@ class Beside(Block):
         """Run main; what runs beside it has ended when this returns."""
         if not on_asyncio():
             return await self._run_grouped(main, functions)
-        later = asyncio.get_running_loop().call_later
-        timers = [later(seconds, self._start, func) for seconds, func in functions]
+        loop, timers = asyncio.get_running_loop(), list[asyncio.TimerHandle]()
+        for seconds, func in functions:
+            timers.append(loop.call_later(seconds, self._start, func))
         try:
             with self:
                 await main()

@@ -13,29 +13,28 @@ from types import TracebackType
 from typing import Self
 
 import anyio
+from msgspec import Struct
 
 from llmgw.portal import on_asyncio
 
 AGAIN = 1.0  # seconds until code that has swallowed its cancellation is cancelled again; chosen
 
 
-class Block:
+class Block(Struct, eq=False):
     """``with Block(seconds) as block:`` ends after ``seconds``, or by ``block.cancel()``.
 
     Code that was ended so raises nothing; ``block.cut`` tells that it was. A block lies within one
     task and holds no ``yield``.
     """
 
-    cut = False
+    seconds: float = math.inf
+    cut: bool = False
     _scope: anyio.CancelScope | None = None
     _task: asyncio.Task[object] | None = None
     _timer: asyncio.TimerHandle | None = None
-    _before = 0  # cancellations of the task that are not ours
-    _called = False
-    _calls = 0  # cancellations that are
-
-    def __init__(self, seconds: float = math.inf) -> None:
-        self._seconds = seconds
+    _before: int = 0  # cancellations of the task that are not ours
+    _called: bool = False
+    _calls: int = 0  # cancellations that are
 
     def cancel(self) -> None:
         """End the block, at its next wait."""
@@ -79,8 +78,8 @@ class Block:
             self._before = task.cancelling()
             if self._called:
                 task.get_loop().call_soon(self._deliver)
-        if self._seconds < math.inf:
-            self.start(self._seconds)
+        if self.seconds < math.inf:
+            self.start(self.seconds)
         return self
 
     def __exit__(

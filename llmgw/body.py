@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import anyio
-import attrs
+from msgspec import Struct, field
 
 from llmgw.asgi import Message, Receive
 from llmgw.beside import Beside, Function, Main
@@ -21,8 +21,7 @@ T = TypeVar("T")
 GRACE = 0.05  # seconds until somebody looks whether the client is there; most answers are quicker
 
 
-@attrs.define(eq=False)
-class Body:
+class Body(Struct, eq=False):
     """What was read of a body, and the ``receive`` that has the rest of the exchange.
 
     ``complete``: all of it is in ``data``. ``overflow``: more than the limit came; the rest is
@@ -40,7 +39,7 @@ class Body:
     given: bool = False
     over: bool = False
     _news: anyio.Event | None = None  # made by who waits for left or over
-    _decoded: dict[object, Any] = attrs.field(factory=dict[object, Any])
+    _decoded: dict[object, Any] = field(default_factory=dict[object, Any])
 
     async def __call__(self) -> Message:
         """Be a ``receive``: the bytes read so far in one message, then the source."""
@@ -94,8 +93,7 @@ class Body:
         return Watch(self, exchange, outermost).run(main, beside, after)
 
 
-@attrs.define(eq=False)
-class Watch:
+class Watch(Struct, eq=False):
     """Runs a function until it ends or the client leaves.
 
     The outermost Watch of a Body runs the only watcher, those within are no-ops. A disconnect after
@@ -107,7 +105,7 @@ class Watch:
     body: Body
     exchange: Exchange
     outermost: bool
-    _beside: Beside = attrs.field(factory=Beside, init=False)
+    _beside: Beside = field(default_factory=Beside)
 
     async def run(self, main: Main, beside: Function | None, after: float) -> None:
         """Run main, and the watcher if no outer one runs."""
@@ -165,11 +163,10 @@ async def read_whole_body(receive: Receive, *, limit: int) -> Body:
 
     A client that left while sending gives an incomplete Body with ``left`` set.
     """
-    if isinstance(receive, Body) and receive.complete:  # a layer above has read it
-        receive.given = receive.over = False
-        body = receive
-    else:
-        body = await read_body(receive, limit=limit)
+    if isinstance(receive, Body) and receive.complete and len(receive.data) <= limit:
+        receive.given = receive.over = False  # a layer above has read it: it is given anew
+        return receive
+    body = await read_body(receive, limit=limit)
     if body.overflow or len(body.data) > limit:
         message = f"The request body is larger than {limit} bytes."
         raise InvalidRequestError(message, status=413, code="request_too_large")

@@ -214,10 +214,10 @@ def enter(scope: Scope, receive: Receive, send: Send) -> tuple[Exchange, Scope, 
 
     Only the layer that makes the Exchange has a Port.
     """
-    found: Exchange | None = scope.get(EXCHANGE)
-    if found is not None:
-        return found, scope, receive, send
-    exchange = Exchange()
+    try:
+        return scope[EXCHANGE], scope, receive, send
+    except KeyError:
+        exchange = Exchange()
     port = Port(exchange, receive, send)
     return exchange, {**scope, EXCHANGE: exchange}, port.receive, port.send
 

@@ -16,7 +16,7 @@ from collections.abc import Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Final
 
-import attrs
+from msgspec import Struct, field
 
 from llmgw.asgi import Header, RawHeaders, set_headers
 from llmgw.errors import GatewayError
@@ -204,8 +204,7 @@ def set_up_tracing(environ: Mapping[str, str], *, service_name: str = "llmgw") -
 # -- what a model call leaves
 
 
-@attrs.define(eq=False)
-class Inference:
+class Inference(Struct, eq=False):
     """One model call as the client sees it: its span, and two log lines linked by ``request_id``.
 
     No context is held between ``start()`` and ``finish()``, so a ``yield`` may lie between them;
@@ -213,11 +212,11 @@ class Inference:
     """
 
     call: Call
-    request_id: str = attrs.field(factory=new_id)
+    request_id: str = field(default_factory=new_id)
     tracer_provider: TracerProvider | None = None
-    started_at: float = attrs.field(default=0.0, init=False)
-    _span: Span | None = attrs.field(default=None, init=False)
-    _finished: bool = attrs.field(default=False, init=False)
+    started_at: float = 0.0  # time.perf_counter()
+    _span: Span | None = None
+    _finished: bool = False
 
     def start(self) -> None:
         """Begin: the span, as a child of the current one, and ``llm_request_start``."""
