@@ -225,7 +225,9 @@ class Gateway:
             raise SettingsError([found])
         logs.set_up_logging(sys.stdout)
         telemetry.set_up_tracing(environ)
-        self.providers = default_providers(Clocks(connect=settings.timeouts.connect_s))
+        self.providers = default_providers(
+            Clocks(connect=settings.timeouts.connect_s), settings.limits.max_concurrent
+        )
         self.drain_s = settings.server.drain_s
         self.app = build(settings, environ, self.providers, self.drain)
 

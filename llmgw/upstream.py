@@ -20,7 +20,7 @@ from llmgw.errors import ProviderUnavailableError
 from llmgw.http1 import ProtocolError
 from llmgw.transport import Connection, Origin
 
-CONNECTIONS = 1000  # at once to one origin; as many as exchanges by default
+CONNECTIONS = 1000  # as many as exchanges by default
 IDLE = 30.0  # seconds a kept connection may rest; below the 60 s of common load balancers
 NETWORK = (OSError, ProtocolError)
 
@@ -108,6 +108,7 @@ class Pool:
     """The connections to one origin: the freshest is used first, the old ones fall out."""
 
     origin: Origin
+    limit: int = CONNECTIONS
     idle: deque[tuple[Connection, float]] = attrs.field(factory=deque[tuple[Connection, float]])
     open: int = 0
     closed: bool = False  # what is given back is not kept
@@ -132,7 +133,7 @@ class Pool:
 
         Raises OSError, ProtocolError.
         """
-        while self.open >= CONNECTIONS:
+        while self.open >= self.limit:
             room = anyio.Event()
             self.waiting.append(room)
             await room.wait()
@@ -180,6 +181,7 @@ class Upstream:
     """Pools of connections, opened on first use; one event loop's."""
 
     connect: float = 5.0  # seconds
+    connections: int = CONNECTIONS  # at once to one origin
     _pools: dict[Origin, Pool] = attrs.field(factory=dict[Origin, Pool], init=False)
     _ways: dict[str, tuple[Target, Pool]] = attrs.field(
         factory=dict[str, tuple[Target, Pool]], init=False
@@ -242,7 +244,7 @@ class Upstream:
     def _way(self, url: str) -> tuple[Target, Pool]:
         """Take a URL apart, once. Raises ValueError."""
         target = target_of(url)
-        pool = self._pools.setdefault(target.origin, Pool(target.origin))
+        pool = self._pools.setdefault(target.origin, Pool(target.origin, self.connections))
         self._ways[url] = target, pool
         return target, pool
 

@@ -16,7 +16,7 @@ import attrs
 import pytest
 import trustme
 
-from llmgw import errors, transport, upstream
+from llmgw import errors, transport
 from llmgw.errors import ProviderUnavailableError
 from llmgw.upstream import Upstream, target_of
 from tests.servers import free_port
@@ -235,11 +235,9 @@ async def test_more_than_the_limit_is_refused(client: Upstream) -> None:
         await response.aclose()
 
 
-async def test_no_more_connections_than_the_limit(
-    client: Upstream, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_no_more_connections_than_the_limit(client: Upstream) -> None:
     """The others wait for one, at most as long as for a new connection."""
-    monkeypatch.setattr(upstream, "CONNECTIONS", 2)
+    client.connections = 2
     with Wall() as wall:
         url = f"{wall.url}/v1/chat/completions"
         body = b'{"model": "slow-first@0.1"}'

@@ -22,15 +22,20 @@ from llmgw.providers.openai import OpenAIProvider
 from llmgw.relay import Relay
 from llmgw.retrying import RetryBudget, RetryPolicy
 from llmgw.routing import Candidate, Turn, Walk
-from llmgw.upstream import Upstream
+from llmgw.upstream import CONNECTIONS, Upstream
 from llmgw.wire import Call, CompletionChunk, CompletionRequest, read_chunk
 
 
-def default_providers(clocks: Clocks | None = None) -> dict[str, Provider]:
-    """The three ways out, by ``Deployment.via``. Nothing is opened or imported before its use."""
+def default_providers(
+    clocks: Clocks | None = None, connections: int = CONNECTIONS
+) -> dict[str, Provider]:
+    """The three ways out, by ``Deployment.via``. Nothing is opened or imported before its use.
+
+    ``connections``: how many at once to one upstream; further calls wait for one.
+    """
     connect = (clocks or Clocks()).connect
     return {
-        "openai": OpenAIProvider(Upstream(connect)),
+        "openai": OpenAIProvider(Upstream(connect, connections)),
         "litellm": LiteLLMProvider(),
         "echo": EchoProvider(),
     }

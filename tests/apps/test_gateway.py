@@ -18,6 +18,7 @@ from llmgw.asgi import ASGIApp, Message
 from llmgw.errors import AuthError, NotFoundError
 from llmgw.exchange import Exchange
 from llmgw.providers.gateway import default_providers
+from llmgw.providers.openai import OpenAIProvider
 from llmgw.testing import Reply, exchange
 
 JSON = (b"content-type", b"application/json")
@@ -233,6 +234,18 @@ async def test_lifespan_builds_and_ends(folder: Path) -> None:
         "lifespan.startup.complete",
         "lifespan.shutdown.complete",
     ]
+
+
+async def test_an_upstream_has_room_for_all_exchanges(folder: Path) -> None:
+    """A limit that is raised is not met again on the way out."""
+    (folder / "llmgw.toml").write_text("[limits]\nmax_concurrent = 5000\n")
+    gateway = Gateway()
+
+    await live(gateway)
+
+    way_out = gateway.providers["openai"]
+    assert isinstance(way_out, OpenAIProvider)
+    assert way_out.upstream.connections == 5000
 
 
 @pytest.mark.parametrize("text", ["[server]\nprot = 1\n", '[server]\nhost = "0.0.0.0"\n'])
