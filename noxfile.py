@@ -65,7 +65,7 @@ def soak(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """One question of benchmarks/README.md: ``nox -s bench -- layers``."""
-    session.install("-e", ".[gateway]")
+    session.install("-e", ".[gateway]", "aiohttp", "trio")
     name, *rest = session.posargs or ["layers"]
     session.run("python", "-m", f"benchmarks.{name}", *rest)
 

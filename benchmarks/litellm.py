@@ -26,8 +26,6 @@ from llmgw.apps.settings import DeploymentSettings, Model
 from llmgw.asgi import BODY, START, ASGIApp, Receive, Scope, Send
 from llmgw.providers.gateway import default_providers
 
-os.environ.update(LITELLM_ENVIRON)
-
 ROUNDS, REQUESTS = 15, 40
 SHORT, LONG = 10, 110  # events of a stream
 REACH = 1.1  # times the bare call; issue 4
@@ -105,6 +103,7 @@ def row_of(name: str, pairs: bench.Pairs) -> dict[str, Any]:
 def main() -> None:
     """Measure, keep the figures."""
     given = options.read()
+    os.environ.update(LITELLM_ENVIRON)
     processes.prepare()
     with tempfile.TemporaryDirectory() as name, processes.upstream(Path(name)) as upstream:
         os.sched_setaffinity(0, {CORE})

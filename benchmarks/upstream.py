@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl
 import attrs
 import httptools
 
-CONTENT = "word " * 90  # of a whole answer: with its envelope about 1 KB
+CONTENT = "word " * 140  # of a whole answer: with its envelope about 1 KB
 ENVELOPE = '"id":"chatcmpl-bench","created":1790000000,"model":"m-2026-01-01"'
 USAGE = '"usage":{"prompt_tokens":400,"completion_tokens":100,"total_tokens":500}'
 WHOLE = (
