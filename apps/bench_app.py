@@ -32,7 +32,7 @@ from llmgw.middlewares.loopback import LoopbackMiddleware
 from llmgw.stack import Layer, layer
 from llmgw.wire import read_call
 
-TURN = 0.05  # seconds that a turn around the bare app may take; chosen
+TURN = 0.05  # seconds that a turn of the whole stack around the app may take; chosen
 CHAT_ONLY = frozenset({"Hold", "Inference"})  # they read a chat request
 OFFERED = frozenset({"Fallback", "Loopback"})  # need deployments; stands where Auth would
 
@@ -207,7 +207,7 @@ async def ask(question: Question, state: dict[str, Any] | None) -> Answer:
             found = await asked(what, one.within(app), request)
             if found.status != client.status:
                 raise BenchError(f"{what} answered {found.status}, the app {client.status}")
-    requests = question.requests or await requests_for(app, request)
+    requests = question.requests or await requests_for(pairs[-1].within(app), request)
     subject = subject_of(app, request, client.pieces)
     rows = await bench.compare(pairs, subject, question.rounds, requests, question.progress)
     return Answer(rows, client.status, requests)

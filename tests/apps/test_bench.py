@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 from xml.etree import ElementTree
 
+import anyio
 import pytest
 from click.testing import CliRunner
 from hypothesis import given
@@ -146,6 +147,33 @@ async def test_a_client_stays_until_the_response_is_complete() -> None:
 
     assert told == ["http.request", "http.disconnect"]
     assert (client.status, client.pieces, client.complete) == (201, 1, True)
+
+
+async def test_a_client_is_waited_for_while_the_response_goes_on() -> None:
+    """As apps do that watch it in a task of its own."""
+    told: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        async def watch() -> None:
+            told.append((await receive())["type"])
+
+        await receive()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(watch)
+            await anyio.wait_all_tasks_blocked()
+            told.append("waits")
+            await send({"type": START, "status": 200, "headers": []})
+            await send({"type": BODY, "body": b""})
+
+    await drive(app, Request(), 1)
+
+    assert told == ["waits", "http.disconnect"]
+
+
+def test_a_version_that_is_not_here() -> None:
+    """Is left out."""
+    assert bench_report.version_of("no-such-thing") is None
+    assert "no-such-thing" not in bench_report.versions(["anyio", "no-such-thing"])
 
 
 def test_the_scope_is_a_servers() -> None:

@@ -73,6 +73,12 @@ async def missing(scope, receive, send):
     assert scope["type"] == "http"
     await respond(send, 404, b"{}")
 
+async def flips(scope, receive, send):
+    """Answers 200 once."""
+    assert scope["type"] == "http"
+    lives.append("x")
+    await respond(send, 200 if len(lives) == 1 else 404, b"{}")
+
 def make():
     return app
 
@@ -191,6 +197,7 @@ def test_the_request_is_the_users(folder: Path) -> None:
         ("tiny:app", ["--header", "nonsense"], "not of the form name: value"),
         ("tiny:raises", [], "the app raised LookupError: nothing here"),
         ("tiny:fails", [], "the app answered 503"),
+        ("tiny:flips", [], "RequestID around the app answered 404, the app 200"),
         ("tiny:half", [], "did not complete its response"),
         ("tiny:refuses", [], "startup failed: no database"),
         ("tiny:app", ["--layers", "Hold", "--method", "POST"], "Hold around the app raised"),
