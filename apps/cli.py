@@ -85,7 +85,6 @@ def serve(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     uvicorn.run(
         APP,
-        http="llmgw.apps.server:Protocol",
         host=server.host,
         port=server.port,
         workers=server.workers,
