@@ -151,6 +151,7 @@ def main() -> None:
     for name, value in found.items():
         print(f"{VERSION}, {name}: {value:g} (recorded: {baseline.get(name, math.nan):g})")
     PATH.write_bytes(msgspec.json.format(msgspec.json.encode({**known, VERSION: found})) + b"\n")
+    print("python -m benchmarks.page puts them on the page")
 
 
 if __name__ == "__main__":
