@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Coroutine
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
@@ -190,7 +190,10 @@ async def attended(sending: Awaitable[None], exchange: Exchange) -> None:
     """
     waiting: Awaitable[None] = sending
     if on_asyncio():
-        coroutine: Any = sending if type(sending) is CoroutineType else wait_for(sending)
+        known: Any = sending
+        if known.__class__ is not CoroutineType:  # mostly it is one
+            known = wait_for(sending)
+        coroutine: Coroutine[Any, Any, None] = known
         try:
             signal = coroutine.send(None)
         except StopIteration:

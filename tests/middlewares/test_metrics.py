@@ -11,7 +11,8 @@ from prometheus_client import CollectorRegistry
 from llmgw.apps.metrics import metrics_app
 from llmgw.asgi import ASGIApp, Receive, Scope, Send
 from llmgw.exchange import EXCHANGE, Attempt, Exchange, Usage
-from llmgw.middlewares.metrics import PROVIDERS, MetricsMiddleware, families_of
+from llmgw.middlewares.metrics import MetricsMiddleware
+from llmgw.series import PROVIDERS, families_of
 from llmgw.testing import exchange, no_receive, no_send
 
 CALL = {"provider": "openai", "model": "m", "status": "200"}
