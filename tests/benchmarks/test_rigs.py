@@ -82,6 +82,7 @@ def test_a_floor_is_started_measured_and_ended(tmp_path: Path) -> None:
     with processes.upstream(tmp_path) as upstream:
         rig = rigs.floor("bare", "bare", upstream.port)
         with processes.all_running([rig], tmp_path) as [one]:
+            os.waitid(os.P_PID, one.process.pid, os.WSTOPPED | os.WNOWAIT)  # it takes a moment
             state = Path(f"/proc/{one.process.pid}/stat").read_text().rpartition(")")[2].split()[0]
             upstream.tell(events=5)
             found = field.turn(one, upstream, rig.request(stream=True), 2, 0.05)
