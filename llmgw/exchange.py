@@ -189,7 +189,8 @@ async def attended(sending: Awaitable[None], exchange: Exchange) -> None:
     Raises OSError, as for a broken connection, when nobody reads within ``exchange.send_s``.
     """
     waiting: Awaitable[None] = sending
-    if on_asyncio():
+    bounded = exchange.send_s < math.inf
+    if on_asyncio() or not bounded:  # else the bound is a scope, which must be there before
         known: Any = sending
         if known.__class__ is not CoroutineType:  # mostly it is one
             known = wait_for(sending)
@@ -202,6 +203,8 @@ async def attended(sending: Awaitable[None], exchange: Exchange) -> None:
     clock, began = exchange.clock, time.monotonic()
     left = math.inf if clock is None else clock.stop()
     try:
+        if not bounded:
+            return await waiting
         with Block(exchange.send_s):
             return await waiting
         raise ConnectionAbortedError(f"the client read nothing for {exchange.send_s:g} s")
