@@ -150,12 +150,12 @@ async def asked(what: str, app: ASGIApp, request: Request) -> Client:
     """The client of one exchange. Raises BenchError for an answer that is not worth measuring."""
     try:
         client = await drive(app, request, 1)
+    except BenchError as exc:
+        raise BenchError(f"{what} {exc}") from exc
     except Exception as exc:  # whatever a foreign app does
         raise BenchError(f"{what} raised {type(exc).__name__}: {exc}") from exc
     if not client.complete:
         raise BenchError(f"{what} did not complete its response")
-    if client.status >= 500 or client.status == 429:  # Retry would wait and repeat
-        raise BenchError(f"{what} answered {client.status}")
     return client
 
 
@@ -209,7 +209,10 @@ async def ask(question: Question, state: dict[str, Any] | None) -> Answer:
                 raise BenchError(f"{what} answered {found.status}, the app {client.status}")
     requests = question.requests or await requests_for(pairs[-1].within(app), request)
     subject = subject_of(app, request, client.pieces)
-    rows = await bench.compare(pairs, subject, question.rounds, requests, question.progress)
+    try:
+        rows = await bench.compare(pairs, subject, question.rounds, requests, question.progress)
+    except BenchError as exc:
+        raise BenchError(f"the app {exc} while it was measured") from exc
     return Answer(rows, client.status, requests)
 
 

@@ -18,11 +18,21 @@ backend_option = click.option("--backend", default="asyncio", type=click.Choice(
 rounds_option = click.option(
     "--rounds", default=15, show_default=True, type=click.IntRange(5), help="More, less noise."
 )
+
+
+def in_a_folder(context: click.Context, option: click.Parameter, path: Path | None) -> Path | None:
+    """A file that can be written, known before minutes of measuring."""
+    if path is not None and not path.parent.is_dir():
+        raise click.BadParameter(f"there is no folder {path.parent}")
+    return path
+
+
+FILE = click.Path(path_type=Path, dir_okay=False, writable=True)
 json_option = click.option(
-    "--json", "json_path", type=click.Path(path_type=Path), help="Write the figures there, too."
+    "--json", "json_path", type=FILE, callback=in_a_folder, help="Write the figures there, too."
 )
 svg_option = click.option(
-    "--svg", "svg_path", type=click.Path(path_type=Path), help="Draw them there, too."
+    "--svg", "svg_path", type=FILE, callback=in_a_folder, help="Draw them there, too."
 )
 
 

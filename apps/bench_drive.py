@@ -92,12 +92,17 @@ class Client:
 
 
 async def drive(app: ASGIApp, request: Request, times: int) -> Client:
-    """Ask an app so many times, one after the other; the last client."""
+    """Ask an app so many times, one after the other; the last client.
+
+    Raises BenchError for an answer that is not worth measuring: Retry would wait and repeat.
+    """
     base = request.scope()
     client = Client(request.body)
     for _ in range(times):
         client = Client(request.body)
         await app(dict(base), client.receive, client.send)
+        if client.status >= 500 or client.status == 429:
+            raise BenchError(f"answered {client.status}")
         await anyio.lowlevel.checkpoint()  # the loop's turn: timers, log lines
     return client
 

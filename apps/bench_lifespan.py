@@ -51,7 +51,8 @@ class Lifespan:
     async def _send(self, message: Message) -> None:
         kind = message["type"]
         if kind.endswith(".failed"):
-            self.failure = f"{kind.removesuffix('.failed')} failed: {message.get('message', '')}"
+            said = str(message.get("message", "")).strip().splitlines()[-1:]  # of a traceback
+            self.failure = f"{kind.removesuffix('.failed')} failed: {''.join(said)}"
         self.supported = self.supported or kind == "lifespan.startup.complete"
         if kind.startswith("lifespan.startup"):
             self.started.set()

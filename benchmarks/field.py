@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
@@ -58,6 +59,10 @@ def prepared(options: Options) -> Generator[Field]:
             for line in found.absent:
                 print("skipped:", line)
             rigs = [rig for rig in found.rigs if options.wants(rig.name)]
+            if not rigs:
+                sys.exit(
+                    f"nothing to measure; here are: {', '.join(one.name for one in found.rigs)}"
+                )
             yield Field(upstream, folder, rigs, found.absent)
 
 

@@ -30,6 +30,15 @@ async def app(scope, receive, send):
     await read(receive)
     await respond(send, 200, b"{}")
 
+answered = []
+
+async def tires(scope, receive, send):
+    """Answers well for a while."""
+    assert scope["type"] == "http"
+    await read(receive)
+    answered.append(200 if len(answered) < 9 else 503)
+    await respond(send, answered[-1], b"{}")
+
 async def streams(scope, receive, send):
     """Answers in three pieces."""
     assert scope["type"] == "http"
@@ -197,6 +206,8 @@ def test_the_request_is_the_users(folder: Path) -> None:
         ("tiny:app", ["--header", "nonsense"], "not of the form name: value"),
         ("tiny:raises", [], "the app raised LookupError: nothing here"),
         ("tiny:fails", [], "the app answered 503"),
+        ("tiny:tires", ["--layers", "ErrorMap"], "the app answered 503 while it was measured"),
+        ("tiny:app", ["--json", "nosuch/x.json"], "there is no folder nosuch"),
         ("tiny:flips", [], "RequestID around the app answered 404, the app 200"),
         ("tiny:half", [], "did not complete its response"),
         ("tiny:refuses", [], "startup failed: no database"),
