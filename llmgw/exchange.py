@@ -99,7 +99,7 @@ class Exchange(Struct, eq=False):
     attempts: int = 0  # Retry, else the completion app: runs so far
     attempts_left: int | None = None  # Fallback: how many runs this deployment may have
     alternatives: int = 0  # Fallback: deployments that may be asked after this one
-    deadline: float | None = None  # Deadline: when the whole must be done, time.monotonic(); Port
+    deadline: float | None = None  # Deadline, Port: when all must be done, time.monotonic()
     error: GatewayError | None = None  # ErrorMap: what went wrong, as the client was told
     headers: dict[bytes, bytes] = field(default_factory=dict[bytes, bytes])  # any layer, own names
     start: Message | None = None  # Port: the response's start, once it has begun
@@ -108,7 +108,7 @@ class Exchange(Struct, eq=False):
     left: bool = False  # Port, Body.watch: the client left before the end
     send_s: float = math.inf  # Admission: seconds that a message may wait for the client to read
     clock: Block | None = None  # Deadline: stands still while a message waits
-    known_id: str = ""
+    known_id: str = ""  # ``id`` itself: once somebody has asked
 
     @property
     def id(self) -> str:
@@ -180,7 +180,7 @@ class Port:
         except OSError:
             exchange.left = True
             raise
-        exchange.ended = ended
+        exchange.ended = exchange.ended or ended  # trailers may follow the end
 
 
 async def attended(sending: Awaitable[None], exchange: Exchange) -> None:

@@ -58,9 +58,10 @@ async def test_what_goes_out_is_noted() -> None:
     await say({"type": BODY, "body": b"\n\n", "more_body": True})
     await say({"type": BODY, "body": b"", "more_body": True})
     await say({"type": BODY, "body": b"x"})
+    await say({"type": "http.response.trailers", "headers": []})
 
     between, within = (201, True, False), (201, False, False)
-    assert stages == [between, within, between, between, (201, False, True)]
+    assert stages == [between, within, between, between, (201, False, True), (201, False, True)]
 
 
 async def taken(message: Message) -> None:
