@@ -63,7 +63,10 @@ class CompletionApp:
         attempt.deployment, attempt.provider = deployment, deployment.provider
         exchange.headers[b"x-provider"] = deployment.provider.encode("ascii", "replace")
         exchange.headers[b"x-model"] = deployment.name.encode("ascii", "replace")
-        await body.watch(exchange, partial(self._attempt, exchange, attempt, call, send))
+        if body.watched:
+            await self._attempt(exchange, attempt, call, send)
+        else:
+            await body.watch(exchange, partial(self._attempt, exchange, attempt, call, send))
 
     async def _attempt(self, exchange: Exchange, attempt: Attempt, call: Call, send: Send) -> None:
         assert attempt.deployment is not None
@@ -80,7 +83,8 @@ class CompletionApp:
             raise
         finally:
             relay.report(attempt)
-            await run.aclose()
+            if not run.release():
+                await run.aclose()
 
     async def _relay(self, run: Run, first: list[bytes], call: Call, send: Send) -> None:
         headers = list(run.answer.headers) if run.answer is not None else []

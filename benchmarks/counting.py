@@ -50,10 +50,12 @@ class MarkedProvider:
 
     provider: Provider
 
-    async def open(self, call: Call, deployment: Deployment, headers: Sequence[Header]) -> Answer:
+    async def open(
+        self, call: Call, deployment: Deployment, headers: Sequence[Header], due: float
+    ) -> Answer:
         """See Provider."""
         MARKS.inner = sys.getallocatedblocks()
-        return await self.provider.open(call, deployment, headers)
+        return await self.provider.open(call, deployment, headers, due)
 
     async def aclose(self) -> None:
         """See Provider."""

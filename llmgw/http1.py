@@ -11,11 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import httptools
+from msgspec import Struct, field
 
 from llmgw.asgi import Header
 
 HEAD_LIMIT = 64 << 10  # bytes of a response's head, the 1xx before it included
 BODILESS = frozenset({204, 304})
+SIZED = frozenset({b"content-length", b"transfer-encoding"})  # with one, a body tells its end
 
 
 class ProtocolError(Exception):
@@ -38,46 +40,45 @@ def request_head(method: bytes, target: bytes, host: bytes, lines: bytes, length
     return b"%b%bcontent-length: %d\r\n\r\n" % (first, lines, length)
 
 
-class Response:
+class Response(Struct, eq=False, kw_only=True):
     """One response as it comes: ``feed`` it bytes, ``take`` the body's.
 
     ``begun``: a byte has come. ``ready``: status and headers are there. ``complete``: all is.
     """
 
-    __slots__ = (
-        *("begun", "complete", "headers", "keep_alive", "pieces", "ready", "size", "status"),
-        *("until_end", "_head", "_parser", "_sized", "_skipping"),
-    )
+    status: int = 0
+    headers: list[Header] = field(default_factory=list[Header])  # names in lower case
+    pieces: list[bytes] = field(default_factory=list[bytes])  # of the body, not yet taken
+    size: int = 0  # bytes in ``pieces``
+    begun: bool = False
+    ready: bool = False
+    complete: bool = False
+    until_end: bool = False  # the body ends with the connection
+    keep_alive: bool = False  # the connection can be used again
+    _head: int = 0  # bytes until the head was complete
+    _skipping: bool = False  # within a 1xx
+    _parser: httptools.HttpResponseParser | None = None  # until the end: they hold each other
 
-    def __init__(self) -> None:
-        self.status = 0
-        self.headers: list[tuple[bytes, bytes]] = []
-        self.pieces: list[bytes] = []
-        self.size = 0  # bytes in ``pieces``
-        self.begun = self.ready = self.complete = False
-        self.until_end = False  # the body ends with the connection
-        self.keep_alive = False  # the connection can be used again
-        self._head = 0  # bytes until the head was complete
-        self._sized = False
-        self._skipping = False  # within a 1xx
-        self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
+    def __post_init__(self) -> None:
+        """Make the parser, which calls the methods below."""
+        self._parser = httptools.HttpResponseParser(self)
 
     def feed(self, data: bytes) -> None:
         """Take bytes that came. Raises ProtocolError."""
         self.begun = True
-        if self.complete:
+        parser = self._parser
+        if parser is None:
             self.keep_alive = False  # who sends more than it was asked for is not asked again
             return
-        assert self._parser is not None  # it goes with the end: the two would hold each other
         try:
-            self._parser.feed_data(data)
+            parser.feed_data(data)
         except httptools.HttpParserError as exc:
             if not self.complete:  # else it is what comes after the end
                 raise ProtocolError(str(exc)) from exc
             self.keep_alive = False
         if self.complete:
             self._parser = None
-        if not self.ready:
+        elif not self.ready:
             self._head += len(data)
             if self._head > HEAD_LIMIT:
                 raise ProtocolError(f"the head is larger than {HEAD_LIMIT} bytes")
@@ -86,6 +87,7 @@ class Response:
         """The connection has ended. Raises ProtocolError when the response had not."""
         if self.until_end and self.ready:
             self.complete = True
+            self._parser = None
         if not self.complete:
             raise ProtocolError("the connection ended before the response")
 
@@ -94,8 +96,11 @@ class Response:
         pieces = self.pieces
         if not pieces:
             return b""
-        self.pieces, self.size = [], 0
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        self.size = 0
+        if len(pieces) == 1:
+            return pieces.pop()
+        self.pieces = []
+        return b"".join(pieces)
 
     # What httptools calls
 
@@ -106,10 +111,7 @@ class Response:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header has come."""
-        name = name.lower()
-        if name in (b"content-length", b"transfer-encoding"):
-            self._sized = True
-        self.headers.append((name, value))
+        self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         """The head is complete."""
@@ -121,7 +123,7 @@ class Response:
                 raise ProtocolError("an upgrade that nobody asked for")
             return
         self.status, self.ready = status, True
-        self.until_end = not self._sized and status not in BODILESS
+        self.until_end = SIZED.isdisjoint(dict(self.headers)) and status not in BODILESS
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body has come."""
@@ -131,7 +133,7 @@ class Response:
     def on_message_complete(self) -> None:
         """A message is complete: the response, or a 1xx before it."""
         if self._skipping:
-            self._skipping = self._sized = False
+            self._skipping = False
             self.headers.clear()
         elif not self.until_end:
             self.complete = True

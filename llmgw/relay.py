@@ -120,7 +120,7 @@ class Relay(msgspec.Struct, eq=False):
     def report(self, attempt: Attempt) -> None:
         """Write what was learnt into the Attempt; usage that nobody told is estimated."""
         attempt.response_id, attempt.model = self.id, self.model
-        attempt.finish_reasons = tuple(reason for reason in self.reasons.values() if reason)
+        attempt.finish_reasons = tuple(filter(None, self.reasons.values()))
         attempt.usage = self.usage or (self._estimate() if self.begun else None)
 
     def _read(self, payload: bytes) -> Event | None:

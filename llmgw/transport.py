@@ -10,9 +10,11 @@ import asyncio
 import base64
 import functools
 import ipaddress
+import math
 import socket
 import ssl
-from collections.abc import Sequence
+import time
+from collections.abc import Awaitable, Sequence
 from typing import Protocol
 from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -23,13 +25,16 @@ import attrs
 from anyio.abc import ByteStream, SocketAttribute, TaskGroup
 from anyio.streams.tls import TLSStream
 
+from llmgw.block import Block
 from llmgw.http1 import ProtocolError, Response, header_lines, request_head
 from llmgw.portal import on_asyncio
+from llmgw.waiting import Expired
 
 PIECE = 64 << 10  # bytes read at once
 HIGH = 256 << 10  # bytes of a body that wait to be taken; then reading pauses
 PORTS = {"http": 80, "https": 443}
 HAPPY_EYEBALLS = 0.25  # seconds until the next address is tried; RFC 8305
+TICK = 0.001  # seconds; uvloop's timers may be early by so much
 
 
 @attrs.frozen
@@ -48,16 +53,22 @@ class Origin:
 
 
 class Connection(Protocol):
-    """An open connection; used by one request at a time."""
+    """An open connection; used by one request at a time.
+
+    Its waits end at ``due`` (``time.monotonic()``) with Expired.
+    """
 
     response: Response | None  # what incoming bytes are fed to
 
-    async def write(self, data: bytes) -> None:
-        """Send. Raises OSError."""
+    def write(self, data: bytes, due: float = math.inf) -> Awaitable[None] | None:
+        """Send; None: nothing to wait for. Raises OSError, Expired."""
         ...
 
-    async def pull(self) -> None:
-        """Wait until more has been fed to the response, or all. Raises OSError, ProtocolError."""
+    def pull(self, due: float = math.inf) -> Awaitable[None]:
+        """Wait until more has been fed to the response, or all.
+
+        Raises OSError, ProtocolError, Expired.
+        """
         ...
 
     def stale(self) -> bool:
@@ -134,7 +145,8 @@ async def tunnel(connection: Connection, origin: Origin, proxy: SplitResult) -> 
     lines = header_lines(authorization(proxy))
     head = request_head(b"CONNECT", target, target, lines, 0)
     response = connection.response = Response()
-    await connection.write(head)
+    if (flowing := connection.write(head)) is not None:
+        await flowing
     while not response.ready:
         await connection.pull()
     connection.response = None
@@ -143,16 +155,23 @@ async def tunnel(connection: Connection, origin: Origin, proxy: SplitResult) -> 
 
 
 class Fast(asyncio.Protocol):
-    """A connection on asyncio."""
+    """A connection on asyncio.
+
+    One alarm serves all its waits: it is set when the first has begun, and when it goes off it is
+    set anew for whoever waits then. A timer for each wait would cost 3 us an event of a stream.
+    """
 
     def __init__(self) -> None:
         self.response: Response | None = None
+        self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._error: Exception | None = None
         self._ended = False
         self._odd = False  # bytes came while nothing was asked
-        self._reader: asyncio.Future[None] | None = None
-        self._writer: asyncio.Future[None] | None = None
+        self._waiter: asyncio.Future[None] | None = None  # who waits for bytes, or to send
+        self._due = math.inf  # until then
+        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm_at = math.inf
         self._full = False  # what is to be sent waits
         self._paused = False
 
@@ -181,37 +200,31 @@ class Fast(asyncio.Protocol):
     async def secure(self, host: str) -> None:
         """Go on over TLS. Raises OSError (ssl.SSLError is one)."""
         assert self._transport is not None
-        loop = asyncio.get_running_loop()
-        made = await loop.start_tls(self._transport, self, trust(), server_hostname=host)
+        made = await self._loop.start_tls(self._transport, self, trust(), server_hostname=host)
         assert made is not None
         self._transport = made
 
-    async def write(self, data: bytes) -> None:
+    def write(self, data: bytes, due: float = math.inf) -> Awaitable[None] | None:
         """See Connection."""
         if self._ended:
             raise self._error or ConnectionResetError("the connection has ended")
         assert self._transport is not None
         self._transport.write(data)
-        while self._full and not self._ended:
-            self._writer = asyncio.get_running_loop().create_future()
-            await self._writer
+        return self._flow(due) if self._full else None
 
-    async def pull(self) -> None:
+    def pull(self, due: float = math.inf) -> Awaitable[None]:
         """See Connection."""
         if self._error is not None:
             raise self._error
         if self._ended:
             assert self.response is not None
-            return self.response.end()
+            self.response.end()
+            return nothing()
         if self._paused:
             assert self._transport is not None
             self._paused = False
             self._transport.resume_reading()
-        self._reader = asyncio.get_running_loop().create_future()
-        try:
-            await self._reader
-        finally:
-            self._reader = None
+        return self._wait(due)
 
     def stale(self) -> bool:
         """See Connection."""
@@ -220,6 +233,7 @@ class Fast(asyncio.Protocol):
     async def aclose(self) -> None:
         """See Connection."""
         self._ended = True
+        self._silence()
         if self._transport is not None:
             self._transport.abort()
             await anyio.lowlevel.cancel_shielded_checkpoint()  # the loop closes the socket
@@ -243,7 +257,8 @@ class Fast(asyncio.Protocol):
         if response.size > HIGH and not self._paused and self._transport is not None:
             self._paused = True
             self._transport.pause_reading()
-        self._wake()
+        if not self._full:
+            self._wake()
 
     def eof_received(self) -> bool:
         """The other side sends no more."""
@@ -255,8 +270,9 @@ class Fast(asyncio.Protocol):
         """The connection is gone."""
         self._ended = True
         self._error = self._error or exc
+        self._full = False
+        self._silence()
         self._wake()
-        self.resume_writing()
 
     def pause_writing(self) -> None:
         """What is to be sent does not flow off."""
@@ -265,12 +281,51 @@ class Fast(asyncio.Protocol):
     def resume_writing(self) -> None:
         """It does again."""
         self._full = False
-        if self._writer is not None and not self._writer.done():
-            self._writer.set_result(None)
+        self._wake()
+
+    # Waits
+
+    async def _flow(self, due: float) -> None:
+        while self._full and not self._ended:
+            await self._wait(due)
+
+    def _wait(self, due: float) -> asyncio.Future[None]:
+        self._due = due
+        if due < self._alarm_at:
+            self._silence()
+            self._set_alarm()
+        waiter = self._waiter = self._loop.create_future()
+        return waiter
 
     def _wake(self) -> None:
-        if self._reader is not None and not self._reader.done():
-            self._reader.set_result(None)
+        waiter = self._waiter
+        if waiter is not None:
+            self._waiter = None
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _set_alarm(self) -> None:
+        self._alarm_at = self._due
+        self._alarm = self._loop.call_later(self._due - time.monotonic(), self._ring)
+
+    def _silence(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm, self._alarm_at = None, math.inf
+
+    def _ring(self) -> None:
+        self._alarm, self._alarm_at = None, math.inf
+        waiter = self._waiter
+        if waiter is None or waiter.done() or self._due == math.inf:
+            return
+        if time.monotonic() < self._due - TICK:
+            self._set_alarm()
+        else:
+            waiter.set_exception(Expired())
+
+
+async def nothing() -> None:
+    """Do not wait."""
 
 
 @attrs.define(eq=False)
@@ -317,23 +372,26 @@ class Slow:
             self.stream, hostname=host, ssl_context=trust(), standard_compatible=False
         )
 
-    async def write(self, data: bytes) -> None:
+    async def write(self, data: bytes, due: float = math.inf) -> None:
         """See Connection."""
         try:
-            await self.stream.send(data)
+            with Block(due - time.monotonic()):
+                return await self.stream.send(data)
         except (anyio.BrokenResourceError, anyio.ClosedResourceError) as exc:
             raise ConnectionResetError("the connection broke") from exc
+        raise Expired
 
-    async def pull(self) -> None:
+    async def pull(self, due: float = math.inf) -> None:
         """See Connection."""
         assert self.response is not None
         try:
-            data = await self.stream.receive(PIECE)
+            with Block(due - time.monotonic()):
+                return self.response.feed(await self.stream.receive(PIECE))
         except anyio.EndOfStream:
             return self.response.end()
         except (anyio.BrokenResourceError, anyio.ClosedResourceError) as exc:
             raise ConnectionResetError("the connection broke") from exc
-        self.response.feed(data)
+        raise Expired
 
     def stale(self) -> bool:
         """See Connection: nothing must be there to read."""

@@ -6,6 +6,7 @@ Errors leave as ours. Without I/O: http1.py; the connections: transport.py.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from llmgw.asgi import Header
 from llmgw.errors import ProviderUnavailableError
 from llmgw.http1 import ProtocolError
 from llmgw.transport import Connection, Origin
+from llmgw.waiting import Expired
 
 CONNECTIONS = 1000  # as many as exchanges by default
 IDLE = 30.0  # seconds a kept connection may rest; below the 60 s of common load balancers
@@ -50,52 +52,50 @@ def target_of(url: str) -> Target:
     return Target(origin, host, whole, lines)
 
 
-@attrs.define(eq=False)
-class Response:
-    """An open response: ``status``, ``headers`` (names in lower case), the body by pieces."""
+class Response(http1.Response, eq=False, kw_only=True):
+    """An open response, with the connection that it comes by; ``name`` is the upstream's."""
 
-    status: int
-    headers: Sequence[Header]
     name: str
-    _pool: Pool
-    _connection: Connection
-    _response: http1.Response
+    connection: Connection
+    pool: Pool
     _open: bool = True
 
-    async def read(self) -> bytes:
-        """The next piece of the body, b"" at its end. Raises ProviderUnavailableError."""
-        response = self._response
+    async def more(self, due: float = math.inf) -> None:
+        """Wait until more has come, or all. Raises ProviderUnavailableError, Expired."""
         try:
-            while not response.pieces:
-                if response.complete:
-                    return b""
-                await self._connection.pull()
+            await self.connection.pull(due)
         except NETWORK as exc:
             raise broke(self.name) from exc
-        return response.take()
 
-    async def read_all(self, limit: int) -> bytes:
-        """The rest of the body. Raises ProviderUnavailableError, also beyond ``limit`` bytes."""
-        parts: list[bytes] = []
-        size = 0
-        while piece := await self.read():
-            parts.append(piece)
-            size += len(piece)
-            if size > limit:
-                raise ProviderUnavailableError(f"{self.name} sent too much.", provider=self.name)
+    async def read(self, due: float = math.inf) -> bytes:
+        """The next piece of the body, b"" at its end. Raises ProviderUnavailableError, Expired."""
+        while not self.pieces and not self.complete:
+            await self.more(due)
+        return self.take()
+
+    async def read_all(self, limit: int, due: float = math.inf) -> bytes:
+        """The rest of the body. Raises Expired, ProviderUnavailableError also beyond ``limit``."""
+        parts = [self.take()]
+        size = len(parts[0])
+        while not self.complete and size <= limit:
+            await self.more(due)
+            parts.append(self.take())
+            size += len(parts[-1])
+        if size > limit:
+            raise ProviderUnavailableError(f"{self.name} sent too much.", provider=self.name)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def release(self) -> bool:
         """Keep the connection, if the body has been read to its end; else False."""
-        if self._open and self._pool.keep(self._connection, self._response):
-            self._open = False
+        if self._open and self.keep_alive and not self.pieces:
+            self._open = not self.pool.keep(self.connection)
         return not self._open
 
     async def aclose(self) -> None:
         """Close the connection, or keep it when the body has been read to its end."""
         if not self.release():
             self._open = False
-            await self._pool.drop(self._connection)
+            await self.pool.drop(self.connection)
 
 
 def broke(name: str) -> ProviderUnavailableError:
@@ -116,11 +116,6 @@ class Pool:
 
     async def take(self) -> Connection | None:
         """A kept connection that still stands, None when there is none."""
-        if not self.idle:
-            return None
-        oldest = time.monotonic() - IDLE
-        while self.idle and self.idle[0][1] < oldest:
-            await self.drop(self.idle.popleft()[0])
         while self.idle:
             connection, _ = self.idle.pop()
             if not connection.stale():
@@ -146,9 +141,9 @@ class Pool:
             self._gone()
             raise
 
-    def keep(self, connection: Connection, response: http1.Response) -> bool:
-        """Take a connection back, if it can be used again."""
-        if not response.keep_alive or response.pieces or self.closed:
+    def keep(self, connection: Connection) -> bool:
+        """Take a connection back; False: there is no use for it."""
+        if self.closed:
             return False
         connection.response = None
         self.idle.append((connection, time.monotonic()))
@@ -160,6 +155,12 @@ class Pool:
         connection.response = None
         self._gone()
         await connection.aclose()
+
+    async def expire(self) -> None:
+        """Close what has rested too long."""
+        oldest = time.monotonic() - IDLE
+        while self.idle and self.idle[0][1] < oldest:
+            await self.drop(self.idle.popleft()[0])
 
     async def aclose(self) -> None:
         """Close what rests; what is in use is closed when it is given back."""
@@ -196,11 +197,12 @@ class Upstream:
         lines: bytes = b"",
         body: bytes,
         name: str,
+        due: float = math.inf,
     ) -> Response:
         """Send a request, wait for status and headers; ``name`` is the upstream's in errors.
 
-        ``lines`` are headers that were written before, by ``http1.header_lines``.
-        Raises ConnectTimeoutError, ProviderUnavailableError.
+        ``lines`` are headers that were written before, by ``http1.header_lines``; ``due`` is by
+        ``time.monotonic()``. Raises ConnectTimeoutError, ProviderUnavailableError, Expired.
         """
         try:
             target, pool = self._ways.get(url) or self._way(url)
@@ -211,18 +213,22 @@ class Upstream:
         except (ValueError, ProtocolError) as exc:
             text = f"The address or a header for {name} is not valid."
             raise ProviderUnavailableError(text, provider=name) from exc
+        if pool.idle:
+            await pool.expire()
         while True:
             connection, fresh = await pool.take(), False
             if connection is None:
-                connection, fresh = await self._connect(pool, name)
-            response = connection.response = http1.Response()
+                connection, fresh = await self._connect(pool, name, due)
+            response = Response(name=name, connection=connection, pool=pool)
+            connection.response = response
             try:
                 try:
-                    await connection.write(head + body)
+                    if (flowing := connection.write(head + body, due)) is not None:
+                        await flowing
                     while not response.ready:
-                        await connection.pull()
+                        await connection.pull(due)
                 except NETWORK as exc:
-                    if not await answered(connection, response):
+                    if not await answered(connection, response, due):
                         if fresh or response.begun:
                             raise broke(name) from exc
                         await pool.drop(connection)  # it was closed while it rested
@@ -230,8 +236,7 @@ class Upstream:
             except BaseException:
                 await pool.drop(connection)
                 raise
-            headers = response.headers
-            return Response(response.status, headers, name, pool, connection, response)
+            return response
 
     async def aclose(self) -> None:
         """Close all connections; the next ``send`` opens new ones."""
@@ -248,21 +253,24 @@ class Upstream:
         self._ways[url] = target, pool
         return target, pool
 
-    async def _connect(self, pool: Pool, name: str) -> tuple[Connection, bool]:
+    async def _connect(self, pool: Pool, name: str, due: float) -> tuple[Connection, bool]:
+        left = due - time.monotonic()
         try:
-            with anyio.move_on_after(self.connect):
+            with anyio.move_on_after(min(self.connect, left)):
                 return await pool.make()
         except NETWORK as exc:
             text = f"{name} cannot be reached."
             raise ProviderUnavailableError(text, provider=name) from exc
+        if left < self.connect:
+            raise Expired
         raise errors.ConnectTimeoutError(f"No connection to {name} in time.", provider=name)
 
 
-async def answered(connection: Connection, response: http1.Response) -> bool:
+async def answered(connection: Connection, response: Response, due: float) -> bool:
     """Whether the other side answered before it broke the connection, as servers do that refuse."""
     try:
         while not response.ready:
-            await connection.pull()
+            await connection.pull(due)
     except NETWORK:
         return False
     return True

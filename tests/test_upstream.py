@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket as socketlib
 import ssl
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,7 +19,8 @@ import trustme
 
 from llmgw import errors, transport
 from llmgw.errors import ProviderUnavailableError
-from llmgw.upstream import Upstream, target_of
+from llmgw.upstream import Response, Upstream, target_of
+from llmgw.waiting import Expired
 from tests.servers import free_port
 from tests.upstreams.recorder import Recorder, Reply
 from tests.upstreams.wall import Wall
@@ -267,6 +269,76 @@ async def test_cancelling_closes_the_connection(client: Upstream) -> None:
             await wall.until(lambda: len(wall.attempts) == 1)
             tasks.cancel_scope.cancel()
         await wall.until(lambda: wall.open_connections == 0)
+
+
+async def test_a_wait_for_the_head_ends_at_its_time(client: Upstream) -> None:
+    """And the connection, which may still bring an answer, is closed."""
+    with Wall() as wall:
+        url, body = f"{wall.url}/v1/chat/completions", b'{"model": "silence"}'
+        began = time.monotonic()
+        with pytest.raises(Expired):
+            await client.send("POST", url, body=body, name="it", due=began + 0.05)
+
+        assert 0.04 < time.monotonic() - began < 5
+        await wall.until(lambda: wall.open_connections == 0)
+
+
+async def test_a_body_that_nobody_takes_is_sent_until_its_time(client: Upstream) -> None:
+    """Beyond what the buffers on the way hold."""
+    done = threading.Event()
+
+    def ignore(connection: socket) -> None:
+        done.wait(10)
+
+    with scripted(ignore) as server:
+        url, body = f"http://127.0.0.1:{server.port}/", b"x" * (32 << 20)
+        due = time.monotonic() + 0.1
+        with pytest.raises(Expired):
+            await client.send("POST", url, body=body, name="it", due=due)
+        done.set()
+
+
+async def test_each_wait_for_the_body_has_a_time_of_its_own(client: Upstream) -> None:
+    """Whether the one before it was to end earlier or later, and whether it is a kept connection's.
+
+    On asyncio they share one timer.
+    """
+    go = threading.Event()
+
+    def handle(connection: socket) -> None:
+        for _ in range(2):
+            read_request(connection)
+            connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nab")
+            go.wait(10)
+            go.clear()
+            connection.sendall(b"cd")
+            go.wait(10)
+            go.clear()
+            connection.sendall(b"ef")
+
+    async def wait(response: Response, seconds: float) -> bytes:
+        return await response.read(time.monotonic() + seconds)
+
+    with scripted(handle) as server:
+        url = f"http://127.0.0.1:{server.port}/"
+        for _ in range(2):
+            due = time.monotonic() + 10
+            response = await client.send("GET", url, body=b"", name="it", due=due)
+            assert await wait(response, 10) == b"ab"
+            with pytest.raises(Expired):
+                await wait(response, 0.05)
+            go.set()
+            assert await wait(response, 10) == b"cd"
+            with pytest.raises(Expired):
+                await wait(response, 0.05)
+            with pytest.raises(Expired):
+                await wait(response, 0.1)
+            go.set()
+            assert await wait(response, 10) == b"ef"
+            assert await wait(response, 0) == b""
+            assert response.release()
+
+    assert server.connections == 1
 
 
 async def test_after_it_was_closed_a_new_one_is_opened(client: Upstream) -> None:

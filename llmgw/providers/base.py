@@ -10,12 +10,13 @@ from typing import Protocol
 import anyio
 import attrs
 from attrs.validators import gt
+from msgspec import Struct
 
 from llmgw import errors
 from llmgw.asgi import Header
-from llmgw.block import Block
 from llmgw.exchange import Deployment
 from llmgw.relay import Relay
+from llmgw.waiting import Expired
 from llmgw.wire import Call
 
 CLEANUP = 1.0  # seconds an answer may take to close; chosen
@@ -26,11 +27,11 @@ class Answer(Protocol):
 
     headers: Sequence[Header]  # of the upstream, by allow-list, fit for the client
 
-    async def read(self) -> list[bytes]:
+    async def read(self, due: float) -> list[bytes]:
         """The JSON texts that have come (``[DONE]`` included), [] at the end.
 
-        Without ``stream`` the first read gives the whole answer as one text.
-        Raises GatewayError.
+        Without ``stream`` the first read gives the whole answer as one text. It waits until ``due``
+        (``time.monotonic()``). Raises GatewayError, Expired.
         """
         ...
 
@@ -46,10 +47,12 @@ class Answer(Protocol):
 class Provider(Protocol):
     """The way out to a family of models."""
 
-    async def open(self, call: Call, deployment: Deployment, headers: Sequence[Header]) -> Answer:
+    async def open(
+        self, call: Call, deployment: Deployment, headers: Sequence[Header], due: float
+    ) -> Answer:
         """Send the call with ``headers`` (traceparent) and wait for the answer's status.
 
-        Raises GatewayError.
+        It waits until ``due`` (``time.monotonic()``). Raises GatewayError, Expired.
         """
         ...
 
@@ -70,12 +73,10 @@ class Clocks:
     total: float = attrs.field(default=600, validator=gt(0))  # all waits of a call; generate only
 
 
-@attrs.define
-class Run:
+class Run(Struct, eq=False):
     """One attempt at one deployment: an answer driven through a Relay under the clocks.
 
-    Used by the completion app and by ``generate``, so that both obey the same law of the stream. No
-    cancel scope of it outlives a call.
+    Used by the completion app and by ``generate``, so that both obey the same law of the stream.
     """
 
     provider: Provider
@@ -91,44 +92,51 @@ class Run:
 
         Raises GatewayError.
         """
-        limit, began = min(self._before, self.left), time.monotonic()
+        clocks, stream = self.clocks, self.call.stream
+        limit = min(clocks.first_token if stream else clocks.answer, self.left)
+        began = time.monotonic()
+        due = began + limit
         try:
-            with Block(limit):
-                self.answer = await self.provider.open(self.call, self.deployment, headers)
-                while not (given := self._take(await self.answer.read())):
-                    pass
-                return given
+            answer = await self.provider.open(self.call, self.deployment, headers, due)
+            self.answer = answer
+            while not (given := self._take(await answer.read(due))):
+                pass
+        except Expired:
+            raise self._timeout("first token" if stream else "answer", limit) from None
         finally:
             self.left -= time.monotonic() - began
-        raise self._timeout("first token" if self.call.stream else "answer", limit)
+        return given
 
     async def more(self) -> list[bytes]:
         """The payloads that came next, [] when the answer is complete. Raises GatewayError."""
         assert self.answer is not None  # begin() has opened it
-        while not self.relay.ended:
-            complete = self.relay.complete
-            limit = min(self.clocks.tail if complete else self.clocks.idle, self.left)
-            payloads, began = list[bytes](), time.monotonic()
-            with Block(limit) as clock:
-                payloads = await self.answer.read()
+        relay, clocks = self.relay, self.clocks
+        while not relay.ended:
+            complete = relay.complete
+            limit = min(clocks.tail if complete else clocks.idle, self.left)
+            began = time.monotonic()
+            try:
+                payloads = await self.answer.read(began + limit)
+            except Expired:
+                if not complete:
+                    raise self._timeout("next chunk", limit) from None
+                payloads = []
             self.left -= time.monotonic() - began
-            if clock.cut and not complete:
-                raise self._timeout("next chunk", limit)
             if given := self._take(payloads):
                 return given
-        if self.relay.error is not None:
-            raise self.relay.error
+        if relay.error is not None:
+            raise relay.error
         return []
+
+    def release(self) -> bool:
+        """Give back what is complete, without a wait; False: it must be closed."""
+        return self.answer is None or self.answer.release()
 
     async def aclose(self) -> None:
         """Close the answer, also when the caller is being cancelled."""
-        if self.answer is not None and not self.answer.release():
+        if self.answer is not None and not self.release():
             with anyio.move_on_after(CLEANUP, shield=True):
                 await self.answer.aclose()
-
-    @property
-    def _before(self) -> float:
-        return self.clocks.first_token if self.call.stream else self.clocks.answer
 
     def _take(self, payloads: list[bytes]) -> list[bytes]:
         if not self.call.stream:

@@ -8,6 +8,7 @@ them).
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Sequence
 
 import anyio
@@ -16,6 +17,7 @@ import msgspec
 
 from llmgw.asgi import Header
 from llmgw.exchange import Deployment
+from llmgw.waiting import within
 from llmgw.wire import DONE, Call
 
 CREATED = 1_700_000_000  # a fixed time: the same question has the same answer
@@ -52,8 +54,11 @@ class EchoAnswer:
     headers: Sequence[Header] = ()
     given: int = 0
 
-    async def read(self) -> list[bytes]:
+    async def read(self, due: float) -> list[bytes]:
         """See Answer."""
+        return await within(due - time.monotonic(), self._next())
+
+    async def _next(self) -> list[bytes]:
         if self.given == len(self.texts):
             return []
         if pause := self.pause if self.given else self.latency:
@@ -77,7 +82,7 @@ class EchoProvider:
     """Answers without any upstream."""
 
     async def open(
-        self, call: Call, deployment: Deployment, headers: Sequence[Header]
+        self, call: Call, deployment: Deployment, headers: Sequence[Header], due: float
     ) -> EchoAnswer:
         """See Provider."""
         options = dict(deployment.options)

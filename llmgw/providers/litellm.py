@@ -14,6 +14,7 @@ import functools
 import importlib
 import os
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -25,6 +26,7 @@ from llmgw import errors, portal
 from llmgw.asgi import Header
 from llmgw.errors import GatewayError, ProviderUnavailableError
 from llmgw.exchange import Deployment
+from llmgw.waiting import within
 from llmgw.wire import DONE, Call
 
 # Fields of OpenAI's API that LiteLLM translates or refuses by itself
@@ -180,8 +182,11 @@ class LiteLLMAnswer:
     headers: Sequence[Header] = ()
     done: bool = False
 
-    async def read(self) -> list[bytes]:
+    async def read(self, due: float) -> list[bytes]:
         """See Answer."""
+        return await within(due - time.monotonic(), self._next())
+
+    async def _next(self) -> list[bytes]:
         if self.stream is None or self.done:
             whole, self.whole = self.whole, []
             return whole
@@ -218,9 +223,17 @@ class LiteLLMProvider:
     """``litellm.acompletion``, fenced in."""
 
     async def open(
-        self, call: Call, deployment: Deployment, headers: Sequence[Header]
+        self, call: Call, deployment: Deployment, headers: Sequence[Header], due: float
     ) -> LiteLLMAnswer:
         """See Provider."""
+        return await within(due - time.monotonic(), self._open(call, deployment, headers))
+
+    async def aclose(self) -> None:
+        """LiteLLM keeps its clients to itself."""
+
+    async def _open(
+        self, call: Call, deployment: Deployment, headers: Sequence[Header]
+    ) -> LiteLLMAnswer:
         module = await load()
         given = arguments(call, deployment, headers)
         name = deployment.provider
@@ -231,9 +244,6 @@ class LiteLLMProvider:
         if not call.stream:
             return LiteLLMAnswer(name, [encode(answer)])
         return LiteLLMAnswer(name, [], answer, call.choices)
-
-    async def aclose(self) -> None:
-        """LiteLLM keeps its clients to itself."""
 
 
 async def count_tokens(text: str, model: str) -> int:

@@ -7,9 +7,11 @@ answer's JSON texts are not touched at all.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Never
 
 import attrs
 import msgspec
+from msgspec import Struct, field
 
 from llmgw import errors, http1, sse
 from llmgw.asgi import Header, find_header
@@ -21,8 +23,8 @@ from llmgw.wire import Call
 
 ANSWER_LIMIT = 64 << 20  # bytes of an answer that is not a stream; chosen: images come as base64
 ERROR_LIMIT = 64 << 10  # bytes of an error's body that are looked at; chosen
-REPEATED = (b"openai-processing-ms", b"retry-after")  # response headers fit for the client
-REPEATED_PREFIX = b"x-ratelimit-"
+# How the upstream's headers begin that are fit for the client
+REPEATED = (b"openai-processing-ms", b"retry-after", b"x-ratelimit-")
 WRITTEN = 1000  # deployments whose headers are kept as written; clients may make up names
 
 
@@ -69,34 +71,27 @@ def read_error(status: int, headers: Sequence[Header], body: bytes, provider: st
 
 def repeated(headers: Sequence[Header]) -> list[Header]:
     """The upstream's headers that the client may see."""
-    return [
-        (name, value)
-        for name, value in headers
-        if name in REPEATED or name.startswith(REPEATED_PREFIX)
-    ]
+    return [pair for pair in headers if pair[0].startswith(REPEATED)]
 
 
-@attrs.define(eq=False)
-class StreamAnswer:
+class StreamAnswer(Struct, eq=False):
     """An event stream, by the events that have come."""
 
     response: Response
     headers: Sequence[Header]
-    splitter: sse.Splitter = attrs.field(factory=sse.Splitter)
+    splitter: sse.Splitter = field(default_factory=sse.Splitter)
 
-    async def read(self) -> list[bytes]:
+    async def read(self, due: float) -> list[bytes]:
         """See Answer."""
-        while piece := await self.response.read():
-            try:
-                events = self.splitter.feed(piece)
-            except sse.EventTooLargeError as exc:
-                raise ProviderUnavailableError(
-                    f"{self.response.name} sent an event that is too large.",
-                    provider=self.response.name,
-                ) from exc
-            if events:
-                return events
-        return []
+        response = self.response
+        while True:
+            if piece := response.take():
+                if events := self._split(piece):
+                    return events
+            elif response.complete:
+                return []
+            else:
+                await response.more(due)
 
     def release(self) -> bool:
         """See Answer."""
@@ -106,17 +101,27 @@ class StreamAnswer:
         """See Answer."""
         await self.response.aclose()
 
+    def _split(self, piece: bytes) -> list[bytes]:
+        try:
+            return self.splitter.feed(piece)
+        except sse.EventTooLargeError as exc:
+            name = self.response.name
+            text = f"{name} sent an event that is too large."
+            raise ProviderUnavailableError(text, provider=name) from exc
 
-@attrs.define(eq=False)
-class WholeAnswer:
+
+class WholeAnswer(Struct, eq=False):
     """An answer in one piece."""
 
     response: Response
     headers: Sequence[Header]
 
-    async def read(self) -> list[bytes]:
+    async def read(self, due: float) -> list[bytes]:
         """See Answer."""
-        return [await self.response.read_all(ANSWER_LIMIT)]
+        response = self.response
+        if response.complete:  # mostly it has come together with its head
+            return [response.take()]
+        return [await response.read_all(ANSWER_LIMIT, due)]
 
     def release(self) -> bool:
         """See Answer."""
@@ -125,6 +130,18 @@ class WholeAnswer:
     async def aclose(self) -> None:
         """See Answer."""
         await self.response.aclose()
+
+
+def answer_of(call: Call, response: Response) -> StreamAnswer | WholeAnswer:
+    """What was asked for, of status 200. Raises ProviderUnavailableError when it is not."""
+    headers = repeated(response.headers)
+    if not call.stream:
+        return WholeAnswer(response, headers)
+    kind = find_header(response.headers, b"content-type") or b""
+    if kind.startswith(b"text/event-stream"):
+        return StreamAnswer(response, headers)
+    text = f"{response.name} did not answer with an event stream."
+    raise ProviderUnavailableError(text, provider=response.name, code="upstream_malformed")
 
 
 @attrs.define(eq=False)
@@ -137,7 +154,7 @@ class OpenAIProvider:
     )
 
     async def open(
-        self, call: Call, deployment: Deployment, headers: Sequence[Header]
+        self, call: Call, deployment: Deployment, headers: Sequence[Header], due: float
     ) -> StreamAnswer | WholeAnswer:
         """See Provider."""
         name = deployment.provider
@@ -145,10 +162,18 @@ class OpenAIProvider:
             raise AuthError(f"No address is configured for {name}.", provider=name)
         url, lines = self._address(call, deployment, deployment.api_base)
         response = await self.upstream.send(
-            "POST", url, headers=headers, lines=lines, body=call.encode(deployment), name=name
+            "POST",
+            url,
+            headers=headers,
+            lines=lines,
+            body=call.encode(deployment),
+            name=name,
+            due=due,
         )
         try:
-            return await self._accept(call, response)
+            if response.status == 200:
+                return answer_of(call, response)
+            await self._refuse(response, due)
         except BaseException:
             await response.aclose()
             raise
@@ -157,22 +182,12 @@ class OpenAIProvider:
         """Close the connections."""
         await self.upstream.aclose()
 
-    async def _accept(self, call: Call, response: Response) -> StreamAnswer | WholeAnswer:
-        if response.status != 200:
-            try:
-                body = await response.read_all(ERROR_LIMIT)
-            except ProviderUnavailableError:
-                body = b""  # the status says enough
-            raise read_error(response.status, response.headers, body, response.name)
-        if not call.stream:
-            return WholeAnswer(response, repeated(response.headers))
-        kind = find_header(response.headers, b"content-type") or b""
-        if not kind.startswith(b"text/event-stream"):
-            message = f"{response.name} did not answer with an event stream."
-            raise ProviderUnavailableError(
-                message, provider=response.name, code="upstream_malformed"
-            )
-        return StreamAnswer(response, repeated(response.headers))
+    async def _refuse(self, response: Response, due: float) -> Never:
+        try:
+            body = await response.read_all(ERROR_LIMIT, due)
+        except ProviderUnavailableError:
+            body = b""  # the status says enough
+        raise read_error(response.status, response.headers, body, response.name)
 
     def _address(self, call: Call, deployment: Deployment, base: str) -> tuple[str, bytes]:
         """A deployment's URL and the headers of its requests: written once, for 6 us a request."""
