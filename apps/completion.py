@@ -29,6 +29,7 @@ from llmgw.relay import Relay
 from llmgw.wire import DONE, Call, read_call
 
 MAX_BODY = 10 << 20  # bytes; DESIGN 8
+JSON = (b"content-type", b"application/json")
 
 
 def by_prefix(exchange: Exchange) -> Deployment:
@@ -58,11 +59,11 @@ class CompletionApp:
             return
         call = body.decode(read_call)
         exchange.model, exchange.stream = call.model, call.stream
-        exchange.attempts = max(exchange.attempts, attempt.number)
+        if exchange.attempts < attempt.number:
+            exchange.attempts = attempt.number
         deployment = attempt.deployment or self.resolve(exchange)
         attempt.deployment, attempt.provider = deployment, deployment.provider
-        exchange.headers[b"x-provider"] = deployment.provider.encode("ascii", "replace")
-        exchange.headers[b"x-model"] = deployment.name.encode("ascii", "replace")
+        exchange.headers.update(deployment.shown)
         if body.watched:
             await self._attempt(exchange, attempt, call, send)
         else:
@@ -87,17 +88,15 @@ class CompletionApp:
                 await run.aclose()
 
     async def _relay(self, run: Run, first: list[bytes], call: Call, send: Send) -> None:
-        headers = list(run.answer.headers) if run.answer is not None else []
+        known = run.answer.headers if run.answer is not None else ()
         if not call.stream:
             body = first[0]
-            length = [
-                (b"content-type", b"application/json"),
-                (b"content-length", b"%d" % len(body)),
-            ]
-            await send({"type": START, "status": 200, "headers": [*length, *headers]})
+            length = b"%d" % len(body)
+            headers = [JSON, (b"content-length", length), *known]
+            await send({"type": START, "status": 200, "headers": headers})
             await send({"type": BODY, "body": body})
             return
-        await send({"type": START, "status": 200, "headers": [*sse.HEADERS, *headers]})
+        await send({"type": START, "status": 200, "headers": [*sse.HEADERS, *known]})
         given = first
         while given:
             await send({"type": BODY, "body": sse.join(given), "more_body": True})

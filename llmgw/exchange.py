@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Coroutine, Mapping
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +69,13 @@ class Deployment:
     default_temperature: float | None = attrs.field(default=0.7, kw_only=True)  # None: send none
     headers: tuple[tuple[str, str], ...] = attrs.field(default=(), kw_only=True, repr=False)
     options: tuple[tuple[str, str], ...] = attrs.field(default=(), kw_only=True)
+    shown: Mapping[bytes, bytes] = attrs.field(init=False, repr=False, eq=False)
+
+    @shown.default
+    def _shown(self) -> Mapping[bytes, bytes]:
+        """The response headers by which a client sees who answered."""
+        found = {b"x-provider": self.provider, b"x-model": self.name}
+        return {name: value.encode("ascii", "replace") for name, value in found.items()}
 
 
 class Attempt(Struct, eq=False):

@@ -34,10 +34,14 @@ def header_lines(headers: Iterable[Header]) -> bytes:
     return b"".join(lines)
 
 
-def request_head(method: bytes, target: bytes, host: bytes, lines: bytes, length: int) -> bytes:
-    """The head of a request with header ``lines`` and a body of ``length`` bytes."""
-    first = b"%b %b HTTP/1.1\r\nhost: %b\r\n" % (method, target, host)
-    return b"%b%bcontent-length: %d\r\n\r\n" % (first, lines, length)
+def request_start(method: bytes, target: bytes, host: bytes, lines: bytes) -> bytes:
+    """How a request begins: its first line, the host, header ``lines``."""
+    return b"%b %b HTTP/1.1\r\nhost: %b\r\n%b" % (method, target, host, lines)
+
+
+def request_head(start: bytes, lines: bytes, length: int) -> bytes:
+    """The head of a request that begins with ``start`` and has a body of ``length`` bytes."""
+    return b"%b%bcontent-length: %d\r\n\r\n" % (start, lines, length)
 
 
 class Response(Struct, eq=False, kw_only=True):

@@ -49,6 +49,8 @@ class Relay(msgspec.Struct, eq=False):
     call: Call
     provider: str
     state: State = State.WAITING
+    complete: bool = False  # every choice has its finish reason
+    ended: bool = False  # nothing more will be given out
     error: GatewayError | None = None
     id: str | None = None
     model: str | None = None
@@ -62,25 +64,15 @@ class Relay(msgspec.Struct, eq=False):
         """Whether anything has been given out."""
         return self.events > 0
 
-    @property
-    def complete(self) -> bool:
-        """Whether every choice has its finish reason."""
-        return self.state in (State.COMPLETE, State.DONE)
-
-    @property
-    def ended(self) -> bool:
-        """Whether nothing more will be given out."""
-        return self.state in (State.DONE, State.FAILED)
-
     def feed(self, payloads: Sequence[bytes]) -> list[bytes]:
         """The payloads that the client is to get now; ``error`` is set when the stream failed."""
         given: list[bytes] = []
+        if self.ended:
+            return given
         for payload in payloads:
-            if self.state in (State.DONE, State.FAILED):
-                break
             if payload == DONE:
                 if self.reasons and all(self.reasons.values()):
-                    self.state = State.COMPLETE  # also where the upstream gave fewer than ``n``
+                    self._reach(State.COMPLETE)  # also where the upstream gave fewer than ``n``
                 self.end()
                 break
             event = self._read(payload)
@@ -107,13 +99,13 @@ class Relay(msgspec.Struct, eq=False):
                 self._fail("sent an answer without choices")
         if self.error is not None:
             raise self.error
-        self.state = State.DONE
+        self._reach(State.DONE)
         return payload
 
     def end(self) -> None:
         """The upstream has ended: all is there, or the answer was cut."""
         if self.state is State.COMPLETE:
-            self.state = State.DONE
+            self._reach(State.DONE)
         elif self.state not in (State.DONE, State.FAILED):
             self._fail("ended its answer before it was complete", code="upstream_truncated")
 
@@ -144,18 +136,23 @@ class Relay(msgspec.Struct, eq=False):
         for index, reason in event.choices.items():
             self.reasons[index] = reason or self.reasons.get(index)
         if self.begun and self.state is State.WAITING:
-            self.state = State.BEGUN
+            self._reach(State.BEGUN)
         finished = sum(reason is not None for reason in self.reasons.values())
         if self.state is State.BEGUN and finished >= max(self.call.choices, len(self.reasons)):
-            self.state = State.COMPLETE
+            self._reach(State.COMPLETE)
+
+    def _reach(self, state: State) -> None:
+        self.state = state
+        self.complete = state in (State.COMPLETE, State.DONE)
+        self.ended = state in (State.DONE, State.FAILED)
 
     def _fail(self, what: str, code: str | None = None) -> None:
-        self.state = State.FAILED
+        self._reach(State.FAILED)
         text = f"{self.provider} {what}."
         self.error = ProviderUnavailableError(text, provider=self.provider, code=code)
 
     def _fail_in_band(self, data: bytes) -> None:
-        self.state = State.FAILED
+        self._reach(State.FAILED)
         try:
             shape = msgspec.json.decode(data, type=ErrorShape)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

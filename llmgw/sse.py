@@ -41,9 +41,9 @@ def plain(piece: bytes) -> list[bytes] | None:
 
     Nearly all that models send is so; to look at each line costs 2 us an event.
     """
-    if not piece.startswith(START) or not piece.endswith(END) or b"\r" in piece:
+    if not (piece.startswith(START) and piece.endswith(END)) or b"\r" in piece:
         return None
-    events = piece[len(START) : -len(END)].split(BETWEEN)
+    events = piece[6:-2].split(BETWEEN)  # without START and END
     return events if piece.count(b"\n") == 2 * len(events) and b"" not in events else None
 
 
@@ -68,9 +68,11 @@ class Splitter:
         """The events that ``piece`` completes. Raises EventTooLargeError, after those before it."""
         if self.overflown:
             raise EventTooLargeError
-        unfinished = self.rest or self.data or self.returned or not self.begun
-        if not unfinished and len(piece) <= self.limit and (found := plain(piece)) is not None:
-            return found
+        unfinished = self.rest or self.data or self.returned
+        if self.begun and not unfinished and len(piece) <= self.limit:
+            found = plain(piece)
+            if found is not None:
+                return found
         if not self.begun:
             piece = b"".join(self.rest) + piece
             self.rest = []

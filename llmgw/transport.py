@@ -26,7 +26,7 @@ from anyio.abc import ByteStream, SocketAttribute, TaskGroup
 from anyio.streams.tls import TLSStream
 
 from llmgw.block import Block
-from llmgw.http1 import ProtocolError, Response, header_lines, request_head
+from llmgw.http1 import ProtocolError, Response, header_lines, request_head, request_start
 from llmgw.portal import on_asyncio
 from llmgw.waiting import Expired
 
@@ -143,7 +143,7 @@ async def tunnel(connection: Connection, origin: Origin, proxy: SplitResult) -> 
     """Ask a proxy for a way to the origin. Raises OSError, ProtocolError."""
     target = f"{origin.host}:{origin.port}".encode()
     lines = header_lines(authorization(proxy))
-    head = request_head(b"CONNECT", target, target, lines, 0)
+    head = request_head(request_start(b"CONNECT", target, target, lines), b"", 0)
     response = connection.response = Response()
     if (flowing := connection.write(head)) is not None:
         await flowing

@@ -24,6 +24,7 @@ from llmgw.waiting import Expired
 
 CONNECTIONS = 1000  # as many as exchanges by default
 IDLE = 30.0  # seconds a kept connection may rest; below the 60 s of common load balancers
+WAYS = 1000  # beginnings of requests that are kept: clients may make up names; chosen
 NETWORK = (OSError, ProtocolError)
 
 
@@ -184,9 +185,9 @@ class Upstream:
     connect: float = 5.0  # seconds
     connections: int = CONNECTIONS  # at once to one origin
     _pools: dict[Origin, Pool] = attrs.field(factory=dict[Origin, Pool], init=False)
-    _ways: dict[str, tuple[Target, Pool]] = attrs.field(
-        factory=dict[str, tuple[Target, Pool]], init=False
-    )
+    _ways: dict[tuple[str, str, bytes], tuple[bytes, Pool]] = attrs.field(
+        factory=dict[tuple[str, str, bytes], tuple[bytes, Pool]], init=False
+    )  # method, URL, lines: how such a request begins, and by which connections it goes
 
     async def send(
         self,
@@ -205,11 +206,8 @@ class Upstream:
         ``time.monotonic()``. Raises ConnectTimeoutError, ProviderUnavailableError, Expired.
         """
         try:
-            target, pool = self._ways.get(url) or self._way(url)
-            every = lines + http1.header_lines(headers) + target.extra
-            head = http1.request_head(
-                method.encode("ascii"), target.path, target.host, every, len(body)
-            )
+            start, pool = self._ways.get((method, url, lines)) or self._way(method, url, lines)
+            head = http1.request_head(start, http1.header_lines(headers), len(body))
         except (ValueError, ProtocolError) as exc:
             text = f"The address or a header for {name} is not valid."
             raise ProviderUnavailableError(text, provider=name) from exc
@@ -246,12 +244,16 @@ class Upstream:
         for pool in pools:
             await pool.aclose()
 
-    def _way(self, url: str) -> tuple[Target, Pool]:
+    def _way(self, method: str, url: str, lines: bytes) -> tuple[bytes, Pool]:
         """Take a URL apart, once. Raises ValueError."""
         target = target_of(url)
         pool = self._pools.setdefault(target.origin, Pool(target.origin, self.connections))
-        self._ways[url] = target, pool
-        return target, pool
+        every = lines + target.extra
+        start = http1.request_start(method.encode("ascii"), target.path, target.host, every)
+        if len(self._ways) >= WAYS:
+            self._ways.clear()
+        way = self._ways[method, url, lines] = start, pool
+        return way
 
     async def _connect(self, pool: Pool, name: str, due: float) -> tuple[Connection, bool]:
         left = due - time.monotonic()

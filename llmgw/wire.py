@@ -29,6 +29,7 @@ PATH = re.compile(r"(?P<text>.*?)(?: - at `\$\.?(?P<path>.*)`)?$", re.DOTALL)
 MISSING = re.compile(r"Object missing required field `(\w+)`")
 SILENT = re.compile(rb'null|""|\[\s*\]|\{\s*\}')  # values of a delta that say nothing
 NULL = b"null"
+QUOTE, NOTHING = ord(b'"'), b"?"  # how a content begins that is a string, or missing
 
 DONE = b"[DONE]"
 
@@ -43,7 +44,7 @@ class MessageShape(Struct):
     """What is checked of one message; the rest is the provider's matter."""
 
     role: Annotated[str, Meta(min_length=1, max_length=64)]
-    content: Raw = Raw()
+    content: Raw = Raw(NOTHING)
     tool_calls: Raw = Raw()
     function_call: Raw = Raw()
     audio: Raw = Raw()
@@ -124,11 +125,9 @@ def invalid(error: Exception) -> InvalidRequestError:
 
 
 def check_message(number: int, message: MessageShape) -> None:
-    """Raise InvalidRequestError when a message has no usable content."""
+    """Raise InvalidRequestError when a message whose content is no string has no usable one."""
     path = f"messages[{number}].content"
     first = bytes(memoryview(message.content)[:1])  # a view: content may be megabytes
-    if first == b'"':
-        return
     if first == b"[":
         try:
             _parts.decode(message.content)
@@ -139,9 +138,9 @@ def check_message(number: int, message: MessageShape) -> None:
             raise InvalidRequestError(text, param=at) from exc
         return
     instead = (message.tool_calls, message.function_call, message.audio, message.refusal)
-    if first in (b"", b"n") and any(bytes(other) not in (b"", NULL) for other in instead):
+    if first in (NOTHING, b"n") and any(bytes(other) not in (b"", NULL) for other in instead):
         return
-    if first == b"":
+    if first == NOTHING:
         text = f"Invalid request at {path!r}: the required field is missing."
         raise InvalidRequestError(text, param=path)
     if first == b"n" and message.role in ("assistant", "function"):
@@ -158,7 +157,8 @@ def read_call(data: bytes) -> Call:
         fields = _fields.decode(data)
         options = _options.decode(fields["stream_options"]) if shape.stream_options else None
         for number, message in enumerate(shape.messages):
-            check_message(number, message)
+            if memoryview(message.content)[0] != QUOTE:
+                check_message(number, message)
     except UnicodeDecodeError as exc:
         text = "The request body is not valid UTF-8."
         raise InvalidRequestError(text, code="invalid_json") from exc
@@ -305,15 +305,15 @@ def tokens(value: object) -> int:
 
 def read_usage(shape: UsageShape) -> Usage:
     """OpenAI's usage object as ours."""
-    prompt, completion = tokens(shape.prompt_tokens), tokens(shape.completion_tokens)
+    prompt, completion = shape.prompt_tokens or 0, shape.completion_tokens or 0
+    total = shape.total_tokens or 0
+    if prompt < 0 or completion < 0 or total <= 0:
+        prompt, completion = tokens(prompt), tokens(completion)
+        total = tokens(total) or prompt + completion
     sent, said = shape.prompt_tokens_details, shape.completion_tokens_details
-    return Usage(
-        prompt,
-        completion,
-        tokens(shape.total_tokens) or prompt + completion,
-        tokens(sent.cached_tokens) if sent is not None else 0,
-        tokens(said.reasoning_tokens) if said is not None else 0,
-    )
+    cached = tokens(sent.cached_tokens) if sent is not None and sent.cached_tokens else 0
+    reasoning = tokens(said.reasoning_tokens) if said is not None and said.reasoning_tokens else 0
+    return Usage(prompt, completion, total, cached, reasoning)
 
 
 def speaks(said: dict[str, Raw] | None) -> bool:

@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmgw.http1 import HEAD_LIMIT, ProtocolError, Response, header_lines, request_head
+from llmgw.http1 import (
+    HEAD_LIMIT,
+    ProtocolError,
+    Response,
+    header_lines,
+    request_head,
+    request_start,
+)
 
 TOKEN = st.text("abcdefghijklmnopqrstuvwxyz-", min_size=1, max_size=12).map(str.encode)
 VALUE = st.text("abcXYZ019 ;=,/", max_size=20).map(lambda text: text.strip().encode())
@@ -160,9 +167,12 @@ def test_whether_the_connection_is_kept(head: bytes, kept: bool) -> None:
 
 def test_a_requests_head() -> None:
     """Line, host, headers as given, length."""
-    head = request_head(b"POST", b"/v1/x?y", b"h:1", header_lines([(b"a", b"b")]), 7)
+    start = request_start(b"POST", b"/v1/x?y", b"h:1", header_lines([(b"a", b"b")]))
+    head = request_head(start, header_lines([(b"c", b"d")]), 7)
 
-    assert head == b"POST /v1/x?y HTTP/1.1\r\nhost: h:1\r\na: b\r\ncontent-length: 7\r\n\r\n"
+    assert head == (
+        b"POST /v1/x?y HTTP/1.1\r\nhost: h:1\r\na: b\r\nc: d\r\ncontent-length: 7\r\n\r\n"
+    )
 
 
 @pytest.mark.parametrize("value", [b"a\r\nx: y", b"a\n", b"\r"])
