@@ -161,6 +161,11 @@ class Fast(asyncio.Protocol):
     set anew for whoever waits then. A timer for each wait would cost 3 us an event of a stream.
     """
 
+    __slots__ = (
+        *("response", "_alarm", "_alarm_at", "_due", "_ended", "_error", "_full", "_loop"),
+        *("_odd", "_paused", "_transport", "_waiter"),
+    )
+
     def __init__(self) -> None:
         self.response: Response | None = None
         self._loop = asyncio.get_running_loop()
