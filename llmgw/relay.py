@@ -19,7 +19,7 @@ import msgspec
 from llmgw import errors
 from llmgw.errors import GatewayError, ProviderUnavailableError
 from llmgw.exchange import Attempt, Usage
-from llmgw.wire import DONE, Call, Event, read_event
+from llmgw.wire import DONE, Call, Event, read_event, read_word
 
 CHARACTERS = 4  # bytes of JSON text a token, for estimates: OpenAI's rule of thumb for English
 STATUSES = frozenset({*range(400, 600), *map(str, range(400, 600))})  # an in-band error has both
@@ -65,11 +65,22 @@ class Relay(msgspec.Struct, eq=False):
         return self.events > 0
 
     def feed(self, payloads: Sequence[bytes]) -> list[bytes]:
-        """The payloads that the client is to get now; ``error`` is set when the stream failed."""
+        """The payloads that the client is to get now; none have come: the upstream has ended.
+
+        ``error`` is set when the stream failed.
+        """
         given: list[bytes] = []
+        if not payloads:
+            self.end()
         if self.ended:
             return given
         for payload in payloads:
+            if self.state is State.BEGUN:
+                said = read_word(payload, self.reasons)
+                if said is not None:
+                    self.events += said
+                    given.append(payload)
+                    continue
             if payload == DONE:
                 if self.reasons and all(self.reasons.values()):
                     self._reach(State.COMPLETE)  # also where the upstream gave fewer than ``n``
@@ -128,9 +139,6 @@ class Relay(msgspec.Struct, eq=False):
 
     def _note(self, event: Event) -> None:
         self.events += event.content
-        known = event.choices.keys() <= self.reasons.keys()
-        if self.state is State.BEGUN and known and not event.finished and event.usage is None:
-            return  # most events: a further word
         self.id, self.model = self.id or event.id, self.model or event.model
         self.usage = event.usage or self.usage
         for index, reason in event.choices.items():

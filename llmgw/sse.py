@@ -61,6 +61,7 @@ class Splitter:
     data: list[bytes] = attrs.field(factory=list[bytes])  # of the unfinished event
     size: int = 0  # bytes of its lines
     begun: bool = False  # past the place of a byte order mark
+    clean: bool = False  # so, and nothing is unfinished
     returned: bool = False  # the last byte was a CR: an LF now belongs to it
     overflown: bool = False
 
@@ -68,11 +69,8 @@ class Splitter:
         """The events that ``piece`` completes. Raises EventTooLargeError, after those before it."""
         if self.overflown:
             raise EventTooLargeError
-        unfinished = self.rest or self.data or self.returned
-        if self.begun and not unfinished and len(piece) <= self.limit:
-            found = plain(piece)
-            if found is not None:
-                return found
+        if self.clean and len(piece) <= self.limit and (found := plain(piece)) is not None:
+            return found
         if not self.begun:
             piece = b"".join(self.rest) + piece
             self.rest = []
@@ -97,6 +95,7 @@ class Splitter:
         if last:
             self.rest.append(last)
             self.waiting += len(last)
+        self.clean = not (self.rest or self.data or self.returned)
         self.overflown = self.overflown or self.size + self.waiting > self.limit
         if self.overflown and not events:
             raise EventTooLargeError

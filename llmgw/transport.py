@@ -262,8 +262,9 @@ class Fast(asyncio.Protocol):
         if response.size > HIGH and not self._paused and self._transport is not None:
             self._paused = True
             self._transport.pause_reading()
-        if not self._full:
-            self._wake()
+        waiter = self._waiter
+        if waiter is not None and not self._full and not waiter.done():
+            waiter.set_result(None)
 
     def eof_received(self) -> bool:
         """The other side sends no more."""
@@ -303,11 +304,8 @@ class Fast(asyncio.Protocol):
         return waiter
 
     def _wake(self) -> None:
-        waiter = self._waiter
-        if waiter is not None:
-            self._waiter = None
-            if not waiter.done():
-                waiter.set_result(None)
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     def _set_alarm(self) -> None:
         self._alarm_at = self._due

@@ -113,7 +113,9 @@ class Run(Struct, eq=False):
         relay, clocks = self.relay, self.clocks
         while not relay.ended:
             complete = relay.complete
-            limit = min(clocks.tail if complete else clocks.idle, self.left)
+            limit = clocks.tail if complete else clocks.idle
+            if self.left < limit:
+                limit = self.left
             began = time.monotonic()
             try:
                 payloads = await self.answer.read(began + limit)
@@ -122,8 +124,8 @@ class Run(Struct, eq=False):
                     raise self._timeout("next chunk", limit) from None
                 payloads = []
             self.left -= time.monotonic() - began
-            if given := self._take(payloads):
-                return given
+            if given := relay.feed(payloads):
+                return given  # what was good goes out first; what failed is raised the next time
         if relay.error is not None:
             raise relay.error
         return []
@@ -141,11 +143,9 @@ class Run(Struct, eq=False):
     def _take(self, payloads: list[bytes]) -> list[bytes]:
         if not self.call.stream:
             return [self.relay.whole(b"".join(payloads))]
-        given = self.relay.feed(payloads) if payloads else []
-        if not payloads:
-            self.relay.end()
+        given = self.relay.feed(payloads)
         if self.relay.error is not None and not given:
-            raise self.relay.error  # else: what was good goes out first, more() raises
+            raise self.relay.error
         return given
 
     def _timeout(self, what: str, limit: float) -> errors.TimeoutError:

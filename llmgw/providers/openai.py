@@ -85,8 +85,8 @@ class StreamAnswer(Struct, eq=False):
         """See Answer."""
         response = self.response
         while True:
-            if piece := response.take():
-                if events := self._split(piece):
+            if response.pieces:
+                if events := self._split(response.take()):
                     return events
             elif response.complete:
                 return []
