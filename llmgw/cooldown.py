@@ -3,8 +3,8 @@
     CLOSED --failures in a row--> OPEN --for_s later--> HALF OPEN --success--> CLOSED
                                     ^---------------failure---------|
 
-State is behind a protocol: in memory it is this process's own. All methods are awaited, so that a
-store on a server can stand in its place.
+State is behind a protocol: in memory it is this process's own. What asks or tells is awaited, so
+that a store on a server can stand in its place; ``healthy`` saves most requests both waits.
 
 Source   M. Nygard, "Release It!", "Circuit Breaker". FAILURES and FOR are chosen.
 """
@@ -40,6 +40,13 @@ OPEN = Admission()
 class Cooldown(Protocol):
     """What is known of the health of deployments, by name."""
 
+    def healthy(self, name: str) -> bool:
+        """Whether it is known at once that ``admit`` would say OPEN, and ``success`` be no news.
+
+        A store that cannot know without a wait says False.
+        """
+        ...
+
     async def admit(self, name: str) -> Admission:
         """Whether it may be asked now. Who gets a probe must tell success, failure or release."""
         ...
@@ -74,6 +81,10 @@ class MemoryCooldown:
     for_s: float = attrs.field(default=FOR, validator=gt(0))
     clock: Callable[[], float] = attrs.field(default=time.monotonic, kw_only=True)
     _circuits: dict[str, Circuit] = attrs.field(factory=dict[str, Circuit], init=False)
+
+    def healthy(self, name: str) -> bool:
+        """See Cooldown."""
+        return name not in self._circuits
 
     async def admit(self, name: str) -> Admission:
         """See Cooldown."""

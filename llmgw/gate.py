@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from msgspec import Struct, field
+from msgspec import Struct
 
-from llmgw.asgi import BODY, START, ASGIApp, Message, Scope, Send, ends, find_header
+from llmgw.asgi import BODY, START, Message, Send, ends, find_header
 from llmgw.body import Body
 from llmgw.errors import GatewayError, lone, parse_retry_after
 
@@ -28,9 +28,9 @@ class Gate(Struct, eq=False):
 
     send: Send
     body: Body
-    last: bool  # no further run: nothing is held
+    more: bool = False  # a further run may come: what is to be rejected is held
     on_begin: Callable[[], None] | None = None  # called when the response is let through
-    held: list[Message] = field(default_factory=list[Message])
+    held: list[Message] = []  # msgspec gives each Gate its own
     size: int = 0
     begun: bool = False
     status: int | None = None
@@ -38,13 +38,14 @@ class Gate(Struct, eq=False):
 
     def __call__(self, message: Message) -> Awaitable[None]:
         """Send the message or hold it."""
-        if not self.begun:
-            if message["type"] != START or not (self.last or message["status"] not in STATUSES):
-                return self._hold(message)
+        if self.begun:
+            if message["type"] == BODY and not message.get("more_body", False):
+                return self._end(message)
+        elif message["type"] == START and not (self.more and message["status"] in STATUSES):
             self.status = message["status"]
             self._begin()
-        elif message["type"] == BODY and not message.get("more_body", False):
-            return self._end(message)
+        else:
+            return self._hold(message)
         return self.send(message)
 
     async def release(self) -> None:
@@ -54,16 +55,9 @@ class Gate(Struct, eq=False):
         for message in held:
             await self.send(message)
 
-    async def run(self, app: ASGIApp, scope: Scope) -> GatewayError | None:
-        """Run the app once; the error that it raised, if it is one of ours."""
-        try:
-            await app(scope, self.body.replay(), self)
-        except Exception as exc:
-            error = lone(exc)
-            if not isinstance(error, GatewayError):
-                raise
-            return error
-        return None
+    def drop(self) -> None:
+        """Forget what is held: another run takes its place, or an error."""
+        self.held, self.size, self.status, self.retry_after = [], 0, None, None
 
     def _begin(self) -> None:
         self.begun = True
@@ -85,3 +79,19 @@ class Gate(Struct, eq=False):
     async def _end(self, message: Message) -> None:
         await self.send(message)
         self.body.end()  # an app that listens until the client leaves would never return
+
+
+def gate_at(send: Send, body: Body) -> Gate:
+    """The Gate of the layer above, if ``send`` is one of the same body; else a new one.
+
+    So Retry below Fallback costs a message no second gate.
+    """
+    return send if isinstance(send, Gate) and send.body is body else Gate(send, body)
+
+
+def ours(exc: Exception) -> GatewayError:
+    """The error of ours that a run of the app raised; any other is raised on."""
+    error = lone(exc)
+    if isinstance(error, GatewayError):
+        return error
+    raise exc

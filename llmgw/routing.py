@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 import attrs
 from msgspec import Struct, field
 
-from llmgw.cooldown import Cooldown, MemoryCooldown
+from llmgw.cooldown import OPEN, Cooldown, MemoryCooldown
 from llmgw.exchange import Deployment
 
 DECAY = 10.0  # seconds in which an old latency loses 63 % of its weight; Finagle's default
@@ -35,10 +35,10 @@ class Load:
 
     def observe(self, seconds: float, now: float) -> None:
         """A latency was seen: a peak counts at once, what is lower with time."""
-        fresh = math.exp(-(now - self.at) / DECAY) if self.at else 0.0
-        old = self.latency * fresh
-        self.latency = max(seconds, old + seconds * (1 - fresh))
-        self.at = now
+        above = self.latency - seconds
+        if above > 0:
+            seconds += above * math.exp((self.at - now) / DECAY)
+        self.latency, self.at = seconds, now
 
     def cost(self, now: float) -> float:
         """What asking it costs: latency, faded with age, times how many would wait."""
@@ -130,6 +130,13 @@ class Turn(Struct, eq=False):
     candidate: Candidate
     left: int  # candidates after it, as far as is known
     probe: bool = False  # it has cooled down, and this is the one request that tries it
+    told: bool = False  # the cooldown has heard how it ended
+    began_at: float = field(default_factory=time.monotonic)
+
+    def observe(self) -> None:
+        """It answers, or has failed: the time since the turn began is the deployment's latency."""
+        now = time.monotonic()
+        self.candidate.load.observe(now - self.began_at, now)
 
 
 class Walk(Struct, eq=False):
@@ -141,23 +148,25 @@ class Walk(Struct, eq=False):
     candidates: Sequence[Candidate]
     cooldown: Cooldown = field(default_factory=MemoryCooldown)
     at: int = 0
-    turns: int = 0
+    asked: bool = False  # there was a turn
     nearest: tuple[float, Candidate] | None = None
 
     async def next(self) -> Turn | None:
         """The next turn, None when there is none."""
-        while self.at < len(self.candidates):
-            candidate = self.candidates[self.at]
-            self.at += 1
-            found = await self.cooldown.admit(candidate.id)
+        candidates, cooldown, at = self.candidates, self.cooldown, self.at
+        while at < len(candidates):
+            candidate = candidates[at]
+            self.at = at = at + 1
+            healthy = cooldown.healthy(candidate.id)
+            found = OPEN if healthy else await cooldown.admit(candidate.id)
             if not found.wait:
-                self.turns += 1
-                return Turn(candidate, len(self.candidates) - self.at, found.probe)
+                self.asked = True
+                return Turn(candidate, len(candidates) - at, found.probe)
             if self.nearest is None or found.wait < self.nearest[0]:
                 self.nearest = found.wait, candidate
-        if self.turns or self.nearest is None:
+        if self.asked or self.nearest is None:
             return None
-        self.turns += 1
+        self.asked = True
         return Turn(self.nearest[1], 0, probe=True)
 
 

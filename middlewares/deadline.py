@@ -35,11 +35,8 @@ TOTAL = 600.0  # seconds; openai-python e43b4224, src/openai/_constants.py
 HEADER = b"x-request-timeout"
 
 
-def asked(scope: Scope) -> float:
-    """How long the client wants to wait at most, in seconds; for ever if it does not say."""
-    value = request_header(scope, HEADER)
-    if value is None:
-        return math.inf
+def seconds_of(value: bytes) -> float:
+    """How long the client wants to wait at most."""
     try:
         seconds = float(value)
     except ValueError:
@@ -62,7 +59,9 @@ class DeadlineMiddleware:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         exchange, scope, receive, send = enter(scope, receive, send)
-        total = min(self.total, asked(scope))
+        total, value = self.total, request_header(scope, HEADER)
+        if value is not None:
+            total = min(total, seconds_of(value))
         exchange.deadline = time.monotonic() + total
         with Block(total) as clock:
             exchange.clock = clock  # it stands still while the client reads

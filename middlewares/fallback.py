@@ -14,13 +14,12 @@ Source   the law of failure (docs/reliability.md): an error says by ``next`` whe
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
 import anyio
 import attrs
-from msgspec import Struct, field
+from msgspec import Struct
 
 from llmgw.asgi import ASGIApp, Message, Receive, Scope, Send
 from llmgw.body import Body, read_body
@@ -33,7 +32,7 @@ from llmgw.errors import (
     from_status,
 )
 from llmgw.exchange import ATTEMPT, Attempt, Exchange, enter
-from llmgw.gate import Gate
+from llmgw.gate import Gate, ours
 from llmgw.routing import Candidate, Turn, Walk
 from llmgw.stack import Place
 
@@ -47,6 +46,28 @@ PLACE = Place(
 )
 ATTEMPTS = 6  # runs over all deployments; DESIGN's contract, retry.attempts_total
 MAX_BODY = 10 << 20  # bytes; the gateway's default for limits.max_body_bytes
+
+
+def verdict_on(gate: Gate) -> GatewayError | None:
+    """What a held response says; None when the response was let through."""
+    if not gate.held or gate.status is None:
+        return None
+    return from_status(gate.status, provider="app", retry_after=gate.retry_after)
+
+
+class Probe(Struct, eq=False):
+    """A probe's ``send``: with its first message it has succeeded, however long it is."""
+
+    cooldown: Cooldown
+    turn: Turn
+    send: Send
+
+    async def __call__(self, message: Message) -> None:
+        """Send the message."""
+        if not self.turn.told:
+            self.turn.told = True
+            await self.cooldown.success(self.turn.candidate.id, probe=True)
+        await self.send(message)
 
 
 @attrs.frozen
@@ -68,90 +89,57 @@ class FallbackMiddleware:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         exchange, scope, receive, send = enter(scope, receive, send)
+        if not isinstance(receive, Body) or (receive.complete and not receive.watched):
+            # nobody above holds the body and watches the client: do so, and come again
+            body = await read_body(receive, limit=self.max_body)
+            return await body.watch(exchange, partial(self, scope, body, send))
         walk = Walk(self.candidates(exchange), self.cooldown)
-        body = await read_body(receive, limit=self.max_body)
-        await body.watch(exchange, partial(self._walk, exchange, scope, body, walk, send))
-
-    async def _walk(
-        self, exchange: Exchange, scope: Scope, body: Body, walk: Walk, send: Send
-    ) -> None:
         turn = await walk.next()
         if turn is None:
             raise NotFoundError("There is no deployment for this model.", param="model")
-        while turn is not None:
-            ask = Asking(self.cooldown, turn, send)
-            left = self.attempts - exchange.attempts
+        while True:
+            candidate, before = turn.candidate, exchange.attempts
+            left = self.attempts - before
             exchange.attempts_left = 1 if turn.probe else left
-            exchange.alternatives = turn.left if body.complete and left > 1 else 0
-            before = exchange.attempts
-            way = ask if turn.probe else send
-            gate = Gate(way, body, not exchange.alternatives, ask.begin)
-            attempt = Attempt(deployment=turn.candidate.deployment)
-            turn.candidate.load.running += 1
+            exchange.alternatives = turn.left if receive.complete and left > 1 else 0
+            way = Probe(self.cooldown, turn, send) if turn.probe else send
+            gate = Gate(way, receive, exchange.alternatives > 0, turn.observe)
+            attempt = Attempt(deployment=candidate.deployment)
+            error = None
+            candidate.load.running += 1
             try:
-                error = await gate.run(self.app, {**scope, ATTEMPT: attempt})
-                verdict = error or verdict_on(gate)
-                if not exchange.left:
-                    await ask.tell(verdict, max(1, exchange.attempts - before))
+                try:
+                    await self.app({**scope, ATTEMPT: attempt}, receive.replay(), gate)
+                except Exception as exc:
+                    error = ours(exc)
+                verdict = error if gate.begun else error or verdict_on(gate)
+                news = verdict is not None or not self.cooldown.healthy(candidate.id)
+                if news and not exchange.left:
+                    await self._tell(turn, gate, verdict, max(1, exchange.attempts - before))
             finally:
-                turn.candidate.load.running -= 1
-                if turn.probe:
-                    await ask.give_back()
-            again = verdict is not None and verdict.next and not gate.begun and not exchange.left
-            left = self.attempts - exchange.attempts
-            turn = await walk.next() if again and body.complete and left > 0 else None
-            if turn is None and error is not None:
-                raise error
-            if turn is None and gate.held:
-                await gate.release()
+                candidate.load.running -= 1
+                if turn.probe and not turn.told:  # the client left: the next request may probe
+                    with anyio.CancelScope(shield=True):
+                        await self.cooldown.release(candidate.id)
+            if verdict is None or not verdict.next or gate.begun or exchange.left:
+                break
+            again = receive.complete and exchange.attempts < self.attempts
+            turn = await walk.next() if again else None
+            if turn is None:
+                break
+        if error is not None:
+            raise error
+        if gate.held:
+            await gate.release()
 
-
-def verdict_on(gate: Gate) -> GatewayError | None:
-    """What a held response says; None when the response was let through."""
-    if not gate.held or gate.status is None:
-        return None
-    return from_status(gate.status, provider="app", retry_after=gate.retry_after)
-
-
-class Asking(Struct, eq=False):
-    """One turn: what is learnt of the deployment, for its load and for the cooldown."""
-
-    cooldown: Cooldown
-    turn: Turn
-    send: Send
-    began_at: float = field(default_factory=time.monotonic)
-    begun: bool = False
-    told: bool = False
-
-    async def __call__(self, message: Message) -> None:
-        """Be a probe's ``send``: with its first message it has succeeded, however long it is."""
-        if not self.told:
-            await self.tell(None, 1)
-        await self.send(message)
-
-    def begin(self) -> None:
-        """The response begins."""
-        self.begun = True
-        self._observe()
-
-    async def give_back(self) -> None:
-        """Give back a probe that told nothing: the client left."""
-        if not self.told:
-            with anyio.CancelScope(shield=True):
-                await self.cooldown.release(self.turn.candidate.id)
-
-    async def tell(self, verdict: GatewayError | None, runs: int) -> None:
-        """How it ended, after ``runs``; what the request is to blame for says nothing."""
+    async def _tell(self, turn: Turn, gate: Gate, verdict: GatewayError | None, runs: int) -> None:
+        """How a turn ended, after ``runs``; what the request is to blame for says nothing."""
         if verdict is None:
-            self.told = True
-            await self.cooldown.success(self.turn.candidate.id, probe=self.turn.probe)
+            turn.told = True
+            await self.cooldown.success(turn.candidate.id, probe=turn.probe)
         elif not isinstance(verdict, InvalidRequestError):
-            self.told = True
-            if not self.begun:
-                self._observe()
+            turn.told = True
+            if not gate.begun:
+                turn.observe()
             wait = verdict.retry_after if isinstance(verdict, RateLimitError) else None
-            await self.cooldown.failure(self.turn.candidate.id, wait, runs)
-
-    def _observe(self) -> None:
-        now = time.monotonic()
-        self.turn.candidate.load.observe(now - self.began_at, now)
+            await self.cooldown.failure(turn.candidate.id, wait, runs)

@@ -23,7 +23,7 @@ from llmgw.asgi import ASGIApp, Receive, Scope, Send
 from llmgw.body import Body, read_body
 from llmgw.errors import GatewayError
 from llmgw.exchange import ATTEMPT, Attempt, Exchange, enter
-from llmgw.gate import Gate
+from llmgw.gate import Gate, gate_at, ours
 from llmgw.retrying import RetryBudget, RetryPolicy
 from llmgw.stack import Place
 
@@ -56,38 +56,47 @@ class RetryMiddleware:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         exchange, scope, receive, send = enter(scope, receive, send)
-        body = await read_body(receive, limit=self.max_body)
-        await body.watch(exchange, partial(self._repeat, exchange, scope, body, send))
-
-    async def _repeat(self, exchange: Exchange, scope: Scope, body: Body, send: Send) -> None:
-        given: Attempt | None = scope.get(ATTEMPT)  # Fallback has made it; it is fresh
-        deployment = given.deployment if given is not None else None
-        attempts = min(self.policy.attempts, exchange.attempts_left or self.policy.attempts)
-        attempts = attempts if body.complete else 1
+        if not isinstance(receive, Body) or (receive.complete and not receive.watched):
+            # nobody above holds the body and watches the client: do so, and come again
+            body = await read_body(receive, limit=self.max_body)
+            return await body.watch(exchange, partial(self, scope, body, send))
+        attempts = self.policy.attempts if receive.complete else 1
+        if exchange.attempts_left and exchange.attempts_left < attempts:
+            attempts = exchange.attempts_left
         if self.budget is not None:
             self.budget.deposit()
+        attempt: Attempt | None = scope.get(ATTEMPT)  # Fallback has made it; it is fresh
+        if attempt is None:
+            attempt = Attempt()
+            scope = {**scope, ATTEMPT: attempt}
+        deployment = attempt.deployment
+        gate = gate_at(send, receive)
+        more_above = gate.more
         number = 0
         while True:
             number += 1
             exchange.attempts += 1
-            if given is not None and number == 1:
-                attempt = given
-            else:
-                attempt = Attempt(number, deployment)
-                scope = {**scope, ATTEMPT: attempt}
-            gate = Gate(send, body, number == attempts)
-            error = await gate.run(self.app, scope)
-            wait = None
-            if number < attempts and not gate.begun and not exchange.left:
-                wait = self._wait(number, error, gate, exchange)
+            gate.more = more_above or number < attempts
+            error = None
+            try:
+                await self.app(scope, receive.replay(), gate)
+            except Exception as exc:
+                error = ours(exc)
+            if gate.begun or number >= attempts or exchange.left:
+                break
+            wait = self._wait(number, error, gate, exchange)
             if wait is None:
                 break
             await anyio.sleep(wait)
+            gate.drop()
+            attempt = Attempt(number + 1, deployment)
+            scope = {**scope, ATTEMPT: attempt}
         attempt.status, attempt.error = attempt.status or gate.status, attempt.error or error
         if error is not None:
+            gate.drop()
             raise error
         exchange.answer = attempt
-        if gate.held:
+        if gate.held and not more_above:
             await gate.release()
 
     def _wait(
