@@ -81,14 +81,6 @@ class Gate(Struct, eq=False):
         self.body.end()  # an app that listens until the client leaves would never return
 
 
-def gate_at(send: Send, body: Body) -> Gate:
-    """The Gate of the layer above, if ``send`` is one of the same body; else a new one.
-
-    So Retry below Fallback costs a message no second gate.
-    """
-    return send if isinstance(send, Gate) and send.body is body else Gate(send, body)
-
-
 def ours(exc: Exception) -> GatewayError:
     """The error of ours that a run of the app raised; any other is raised on."""
     error = lone(exc)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 import attrs
 from msgspec import Struct, field
 
-from llmgw.cooldown import OPEN, Cooldown, MemoryCooldown
+from llmgw.cooldown import Cooldown, MemoryCooldown
 from llmgw.exchange import Deployment
 
 DECAY = 10.0  # seconds in which an old latency loses 63 % of its weight; Finagle's default
@@ -151,17 +151,23 @@ class Walk(Struct, eq=False):
     asked: bool = False  # there was a turn
     nearest: tuple[float, Candidate] | None = None
 
+    def healthy(self) -> Turn | None:
+        """The next turn without a wait, when its deployment is known to be healthy."""
+        candidates, at = self.candidates, self.at
+        if at == len(candidates) or not self.cooldown.healthy(candidates[at].id):
+            return None
+        self.at, self.asked = at + 1, True
+        return Turn(candidates[at], len(candidates) - at - 1)
+
     async def next(self) -> Turn | None:
         """The next turn, None when there is none."""
-        candidates, cooldown, at = self.candidates, self.cooldown, self.at
-        while at < len(candidates):
-            candidate = candidates[at]
-            self.at = at = at + 1
-            healthy = cooldown.healthy(candidate.id)
-            found = OPEN if healthy else await cooldown.admit(candidate.id)
+        while self.at < len(self.candidates):
+            candidate = self.candidates[self.at]
+            self.at += 1
+            found = await self.cooldown.admit(candidate.id)
             if not found.wait:
                 self.asked = True
-                return Turn(candidate, len(candidates) - at, found.probe)
+                return Turn(candidate, len(self.candidates) - self.at, found.probe)
             if self.nearest is None or found.wait < self.nearest[0]:
                 self.nearest = found.wait, candidate
         if self.asked or self.nearest is None:

@@ -94,7 +94,7 @@ class FallbackMiddleware:
             body = await read_body(receive, limit=self.max_body)
             return await body.watch(exchange, partial(self, scope, body, send))
         walk = Walk(self.candidates(exchange), self.cooldown)
-        turn = await walk.next()
+        turn = walk.healthy() or await walk.next()
         if turn is None:
             raise NotFoundError("There is no deployment for this model.", param="model")
         while True:

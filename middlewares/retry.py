@@ -23,7 +23,7 @@ from llmgw.asgi import ASGIApp, Receive, Scope, Send
 from llmgw.body import Body, read_body
 from llmgw.errors import GatewayError
 from llmgw.exchange import ATTEMPT, Attempt, Exchange, enter
-from llmgw.gate import Gate, gate_at, ours
+from llmgw.gate import Gate, ours
 from llmgw.retrying import RetryBudget, RetryPolicy
 from llmgw.stack import Place
 
@@ -70,7 +70,8 @@ class RetryMiddleware:
             attempt = Attempt()
             scope = {**scope, ATTEMPT: attempt}
         deployment = attempt.deployment
-        gate = gate_at(send, receive)
+        # Fallback's Gate is ours too: a message need not pass two
+        gate = send if isinstance(send, Gate) and send.body is receive else Gate(send, receive)
         more_above = gate.more
         number = 0
         while True:
@@ -91,8 +92,9 @@ class RetryMiddleware:
             gate.drop()
             attempt = Attempt(number + 1, deployment)
             scope = {**scope, ATTEMPT: attempt}
-        attempt.status, attempt.error = attempt.status or gate.status, attempt.error or error
+        attempt.status = attempt.status or gate.status
         if error is not None:
+            attempt.error = attempt.error or error
             gate.drop()
             raise error
         exchange.answer = attempt
