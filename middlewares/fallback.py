@@ -113,6 +113,7 @@ class FallbackMiddleware:
                 except Exception as exc:
                     error = ours(exc)
                 verdict = error if gate.begun else error or verdict_on(gate)
+                # that what is healthy has answered is no news
                 news = verdict is not None or not self.cooldown.healthy(candidate.id)
                 if news and not exchange.left:
                     await self._tell(turn, gate, verdict, max(1, exchange.attempts - before))

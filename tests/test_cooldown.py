@@ -34,6 +34,19 @@ async def test_an_unknown_deployment_may_be_asked() -> None:
     assert (found.wait, found.probe) == (0, False)
 
 
+async def test_what_is_healthy_need_not_be_asked_or_told() -> None:
+    """From its first failure on it must, until a success has closed it."""
+    store = MemoryCooldown()
+
+    seen = [store.healthy("a")]
+    await store.failure("a")
+    seen.append(store.healthy("a"))
+    await store.success("a")
+    seen.append(store.healthy("a"))
+
+    assert seen == [True, False, True]
+
+
 async def test_failures_in_a_row_open_it_for_a_while(clock: Clock) -> None:
     """Then one may probe."""
     store = MemoryCooldown(3, 10, clock=clock)

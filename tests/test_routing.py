@@ -140,6 +140,22 @@ async def test_if_all_cool_the_nearest_has_the_only_turn() -> None:
     assert (first.candidate.id, first.probe, second) == ("b", True, None)
 
 
+async def test_a_healthy_turn_needs_no_wait() -> None:
+    """The first at once; what has failed is asked of the cooldown; at the end there is none."""
+    cooldown = MemoryCooldown(1)
+    await cooldown.failure("b")
+    walk = Walk([place("a"), place("b"), place("c")], cooldown)
+
+    first, second, third = walk.healthy(), walk.healthy(), await walk.next()
+
+    assert [turn and (turn.candidate.id, turn.left) for turn in (first, second, third)] == [
+        ("a", 2),
+        None,
+        ("c", 0),
+    ]
+    assert walk.healthy() is None
+
+
 @pytest.mark.parametrize("candidates", [[], [place("a")]])
 async def test_a_walk_ends(candidates: list[Candidate]) -> None:
     """Also an empty one."""

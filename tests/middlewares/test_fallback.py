@@ -6,8 +6,8 @@ import anyio
 import pytest
 
 from llmgw import errors, layer, stack
-from llmgw.asgi import ASGIApp, Message, Receive, Scope, Send
-from llmgw.cooldown import MemoryCooldown
+from llmgw.asgi import START, ASGIApp, Message, Receive, Scope, Send, respond
+from llmgw.cooldown import Admission, MemoryCooldown
 from llmgw.errors import GatewayError
 from llmgw.exchange import ATTEMPT, EXCHANGE, Deployment, Exchange
 from llmgw.middlewares.fallback import FallbackMiddleware
@@ -121,6 +121,52 @@ async def test_a_body_over_the_limit_has_one_deployment() -> None:
 
     assert reply.status == 503
     assert [one.body for one in app.asked] == [b"abcdef"]
+
+
+async def test_a_foreign_apps_rejected_responses_are_retried_then_asked_of_the_next() -> None:
+    """Retry and Fallback hold the same response once; nothing of it comes with the good one."""
+    app = ScriptedApp([*[Step(503, [b"bad"])] * 3, b"good"])
+    layers = [
+        layer(FallbackMiddleware, candidates=lambda exchange: PLACES),
+        layer(RetryMiddleware, policy=RetryPolicy(attempts=3, backoff=0)),
+    ]
+
+    reply = await exchange(stack(layers, app))
+
+    assert (reply.status, reply.body) == (200, b"good")
+    assert asked(app) == ["a"] * 3 + ["b"]
+
+
+async def test_the_last_rejected_response_of_the_last_deployment_goes_out_once() -> None:
+    """Whole, after all retries."""
+    app = ScriptedApp([503, 503, 503, Step(504, [b"the", b" last"])])
+    layers = [
+        layer(FallbackMiddleware, candidates=lambda exchange: PLACES[:2]),
+        layer(RetryMiddleware, policy=RetryPolicy(attempts=2, backoff=0)),
+    ]
+
+    reply = await exchange(stack(layers, app))
+
+    assert (reply.status, reply.body) == (504, b"the last")
+    assert [message["type"] for message in reply.messages].count(START) == 1
+
+
+async def test_a_layer_between_that_answers_for_the_failed_run_is_not_mixed_with_it() -> None:
+    """What the failed run had sent is gone."""
+
+    async def answering(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await retry(scope, receive, send)
+        except errors.InvalidRequestError:
+            await respond(send, 503, b"mine")
+
+    half = Step(503, [b"half"], error=errors.InvalidRequestError("x"))
+    retry = RetryMiddleware(ScriptedApp([half]), policy=RetryPolicy(backoff=0))
+
+    reply = await exchange(falling(answering, PLACES[:1]))
+
+    assert (reply.status, reply.body) == (503, b"mine")
+    assert [message["type"] for message in reply.messages].count(START) == 1
 
 
 async def test_one_budget_spans_retries_and_fallbacks() -> None:
@@ -296,6 +342,33 @@ async def test_if_all_cool_the_one_nearest_to_recovery_is_tried() -> None:
     assert (await exchange(fallback)).body == b"good"
 
     assert asked(app) == ["a", "b", "b"]
+
+
+async def test_a_store_that_must_be_awaited_is_asked_and_told() -> None:
+    """One on a server never knows at once who is healthy."""
+    heard: list[tuple[str, str]] = []
+
+    class Remote(MemoryCooldown):
+        def healthy(self, name: str) -> bool:
+            return False
+
+        async def admit(self, name: str) -> Admission:
+            heard.append(("admit", name))
+            return await super().admit(name)
+
+        async def success(self, name: str, *, probe: bool = False) -> None:
+            heard.append(("success", name))
+            await super().success(name, probe=probe)
+
+        async def failure(
+            self, name: str, retry_after: float | None = None, count: int = 1
+        ) -> None:
+            heard.append(("failure", name))
+            await super().failure(name, retry_after, count)
+
+    await exchange(falling(ScriptedApp([DOWN, b"good"]), cooldown=Remote()))
+
+    assert heard == [("admit", "a"), ("failure", "a"), ("admit", "b"), ("success", "b")]
 
 
 async def test_a_wrong_request_says_nothing_of_the_deployment() -> None:
