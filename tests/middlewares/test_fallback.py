@@ -104,6 +104,26 @@ async def test_without_a_deployment_the_model_is_not_there() -> None:
         await exchange(falling(ScriptedApp([]), []))
 
 
+async def test_an_app_that_answers_nothing_is_no_failure() -> None:
+    """Whoever noticed that the client left returns so."""
+    calls: list[Scope] = []
+
+    async def silent(scope: Scope, receive: Receive, send: Send) -> None:
+        calls.append(scope)
+
+    cooldown = MemoryCooldown(1)
+    scope: Scope = {"type": "http", "headers": []}
+    inbox: list[Message] = [{"type": "http.request", "body": b"", "more_body": False}]
+
+    async def receive() -> Message:
+        return inbox.pop()
+
+    await falling(silent, cooldown=cooldown)(scope, receive, no_send)
+
+    assert len(calls) == 1
+    assert cooldown.healthy("a")
+
+
 async def test_a_begun_response_is_never_asked_of_another() -> None:
     """What has begun is the client's."""
     app = ScriptedApp([Step(200, [b"half"], error=DOWN)])
