@@ -23,7 +23,8 @@ HELD = 64 << 10  # bytes of a rejected response that are kept; a larger one is l
 class Gate(Struct, eq=False):
     """A ``send`` that lets a response through, or holds it as one to be rejected.
 
-    What is let through goes on without a coroutine of its own, which each message would pay for.
+    What is let through goes on without a coroutine of its own, which each message would pay for. A
+    layer whose ``send`` is a Gate of the same body runs the app behind that one, not a second.
     """
 
     send: Send

@@ -70,7 +70,7 @@ class RetryMiddleware:
             attempt = Attempt()
             scope = {**scope, ATTEMPT: attempt}
         deployment = attempt.deployment
-        # Fallback's Gate is ours too: a message need not pass two
+        # the Gate of Fallback is ours too: a message need not pass two
         gate = send if isinstance(send, Gate) and send.body is receive else Gate(send, receive)
         more_above = gate.more
         number = 0
