@@ -1,23 +1,27 @@
 """Beside: functions that run beside another, each from some time on, until that one ends.
 
 On asyncio by a timer, and a task only when it is due: an anyio task group costs 60 us, most runs
-are over before. On any other loop, a task group.
+are over before. What only listens shares a timer with all that do. On any other loop, a task group.
 """
 
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextvars import Context, copy_context
 from typing import Any
 
 import anyio
 
 from llmgw.block import Block
 from llmgw.portal import on_asyncio
+from llmgw.timers import Timers, set_timer
 
 Main = Callable[[], Awaitable[None]]
 Function = Callable[[], Coroutine[Any, Any, None]]
 Functions = Sequence[tuple[float, Function]]  # each with the seconds after which it begins
+GRACE = 0.05  # seconds until somebody listens, or twice as many; most answers are quicker
 
 
 class Beside(Block):
@@ -25,33 +29,60 @@ class Beside(Block):
 
     A function's exception ends main, and leaves from ``run``. Main's own exceptions leave as they
     are, never in a group. A main that ``cancel()`` ended raises nothing.
+
+    A subclass may ``listen`` besides, for what should end main.
     """
 
+    listening: bool = False  # whether ``listen`` runs, too: from GRACE to twice GRACE on
     error: BaseException | None = None
+    _context: Context | None = None
+    _listener: asyncio.Task[None] | None = None
     _tasks: list[asyncio.Task[None]] | None = None
 
+    async def listen(self) -> None:
+        """Wait for what should end main. Once main is ``settled`` it has no effect."""
+
+    def settled(self) -> bool:
+        """Whether main has done all that it is for, so that nothing could end it any more."""
+        return False
+
     async def run(self, main: Main, *functions: tuple[float, Function]) -> None:
-        """Run main; what runs beside it has ended when this returns."""
-        if not on_asyncio():
+        """Run main; what runs beside it has ended when this returns.
+
+        But for what listened to a main that is settled: that is cancelled, and ends in the next
+        turn of the loop, before anybody who waits for this task hears of its end. To wait for it
+        here would cost each slow request a turn more.
+        """
+        if "trio" in sys.modules and not on_asyncio():
             return await self._run_grouped(main, functions)
-        loop, timers = asyncio.get_running_loop(), list[asyncio.TimerHandle]()
-        for seconds, func in functions:
-            timers.append(loop.call_later(seconds, self._start, func))
+        timers: Sequence[asyncio.TimerHandle] = ()
+        listeners: Timers | None = None
         try:
             with self:
+                assert self._task is not None  # a Block has one within
+                loop = self._task.get_loop()
+                if self.listening:
+                    self._context = copy_context()  # for the shared timer's is no one's
+                    listeners = set_timer(self, GRACE, Beside._start_to_listen, loop, late=GRACE)
+                if functions:
+                    timers = [
+                        loop.call_later(seconds, self._start, func) for seconds, func in functions
+                    ]
                 await main()
         finally:
+            if listeners is not None:
+                listeners.pop(self, None)
             for timer in timers:
                 timer.cancel()
             if self._tasks is not None:
-                for task in self._tasks:
-                    task.cancel()
-                await ended(self._tasks)
+                await ended(self._cancelled(self._tasks))
         if self.cut:
             self._tell()
 
     async def _run_grouped(self, main: Main, functions: Functions) -> None:
         error: BaseException | None = None
+        if self.listening:
+            functions = (*functions, (GRACE, self.listen))
         async with anyio.create_task_group() as group:
             for seconds, func in functions:
                 group.start_soon(self._later, seconds, func)
@@ -70,9 +101,20 @@ class Beside(Block):
         if self.error is not None:
             raise self.error
 
-    def _start(self, func: Function) -> None:
-        self._tasks = self._tasks or []
-        self._tasks.append(asyncio.get_running_loop().create_task(self._guarded(func)))
+    def _start(self, func: Function, context: Context | None = None) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(self._guarded(func), context=context)
+        self._tasks = [*(self._tasks or []), task]
+        return task
+
+    def _start_to_listen(self) -> None:
+        self._listener = self._start(self.listen, self._context)
+
+    def _cancelled(self, tasks: list[asyncio.Task[None]]) -> list[asyncio.Task[None]]:
+        """Cancel them; those whose end matters."""
+        for task in tasks:
+            task.cancel()
+        settled = self._listener is not None and self.settled()
+        return [task for task in tasks if not (settled and task is self._listener)]
 
     async def _later(self, seconds: float, func: Function) -> None:
         await anyio.sleep(seconds)

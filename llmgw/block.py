@@ -16,6 +16,7 @@ import anyio
 from msgspec import Struct
 
 from llmgw.portal import on_asyncio
+from llmgw.timers import Timers, set_timer
 
 AGAIN = 1.0  # seconds until code that has swallowed its cancellation is cancelled again; chosen
 
@@ -31,7 +32,8 @@ class Block(Struct, eq=False):
     cut: bool = False
     _scope: anyio.CancelScope | None = None
     _task: asyncio.Task[object] | None = None
-    _timer: asyncio.TimerHandle | None = None
+    _timers: Timers | None = None  # of all blocks of this length, or
+    _timer: asyncio.TimerHandle | None = None  # its own
     _before: int = 0  # cancellations of the task that are not ours
     _called: bool = False
     _calls: int = 0  # cancellations that are
@@ -51,12 +53,16 @@ class Block(Struct, eq=False):
             left = self._scope.deadline - anyio.current_time()
             self._scope.deadline = math.inf
             return left
-        if self._timer is None or self._task is None or self._called:
+        if self._task is None or self._called:
             return math.inf
-        left = self._timer.when() - self._task.get_loop().time()
-        self._timer.cancel()
-        self._timer = None
-        return left
+        due = math.inf
+        if self._timers is not None:
+            due = self._timers.pop(self, math.inf)
+        elif self._timer is not None:
+            due = self._timer.when()
+            self._timer.cancel()
+        self._timers = self._timer = None
+        return due - self._task.get_loop().time()
 
     def start(self, seconds: float) -> None:
         """Start the clock anew."""
@@ -68,39 +74,53 @@ class Block(Struct, eq=False):
     def __enter__(self) -> Self:
         """Begin."""
         if "trio" in sys.modules and not on_asyncio():
-            self._scope = anyio.CancelScope()
-            if self._called:
-                self._scope.cancel()
-            self._scope.__enter__()
-        else:
-            self._task = task = asyncio.current_task()
-            assert task is not None
-            self._before = task.cancelling()
-            if self._called:
-                task.get_loop().call_soon(self._deliver)
-        if self.seconds < math.inf:
-            self.start(self.seconds)
+            return self._enter_scope()
+        self._task = task = asyncio.current_task()
+        assert task is not None
+        self._before = task.cancelling()
+        if self._called:
+            task.get_loop().call_soon(self._deliver)
+        elif self.seconds < math.inf:
+            if self.seconds % 1:  # what is left of a time, which never comes again
+                self._timer = task.get_loop().call_later(self.seconds, self._expire)
+            else:
+                self._timers = set_timer(self, self.seconds, Block._expire, task.get_loop())
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> bool:
         """End; what ended it stays here."""
-        if self._scope is not None:
-            swallowed = bool(self._scope.__exit__(kind, exc, tb))
-            self.cut = self._scope.cancelled_caught
-            return swallowed
         task, self._task = self._task, None
+        if task is None:
+            return self._exit_scope(kind, exc, tb)
+        if self._timers is not None:
+            self._timers.pop(self, None)
         if self._timer is not None:
             self._timer.cancel()
         if not self._calls:
             return False
-        assert task is not None
         for _ in range(self._calls):
             task.uncancel()
         ours = kind is not None and issubclass(kind, asyncio.CancelledError)
         self.cut = ours and task.cancelling() <= self._before
         return self.cut
+
+    def _enter_scope(self) -> Self:
+        self._scope = anyio.CancelScope()
+        if self._called:
+            self._scope.cancel()
+        self._scope.__enter__()
+        self.start(self.seconds)
+        return self
+
+    def _exit_scope(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> bool:
+        assert self._scope is not None  # on any other loop
+        swallowed = bool(self._scope.__exit__(kind, exc, tb))
+        self.cut = self._scope.cancelled_caught
+        return swallowed
 
     def _expire(self) -> None:
         self._called = True

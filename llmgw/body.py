@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import anyio
-from msgspec import Struct, field
+from msgspec import Struct
 
 from llmgw.asgi import Message, Receive
 from llmgw.beside import Beside, Function, Main
@@ -18,7 +18,6 @@ from llmgw.errors import InvalidRequestError
 from llmgw.exchange import Exchange
 
 T = TypeVar("T")
-GRACE = 0.05  # seconds until somebody looks whether the client is there; most answers are quicker
 
 
 class Body(Struct, eq=False):
@@ -39,7 +38,7 @@ class Body(Struct, eq=False):
     given: bool = False
     over: bool = False
     _news: anyio.Event | None = None  # made by who waits for left or over
-    _decoded: dict[object, Any] = field(default_factory=dict[object, Any])
+    _decoded: dict[object, Any] = {}  # each Struct has its own
 
     async def __call__(self) -> Message:
         """Be a ``receive``: the bytes read so far in one message, then the source."""
@@ -71,6 +70,14 @@ class Body(Struct, eq=False):
         self.given = self.over = False
         return self
 
+    def forget(self) -> None:
+        """Drop the bytes and what was decoded of them: the response has begun, none runs again.
+
+        For the app that has read them: to whoever asks later they count as given.
+        """
+        self.data, self.complete, self.given = b"", False, True
+        self._decoded = {}
+
     def decode(self, decoder: Callable[[bytes], T]) -> T:
         """``decoder(data)``, run once however many layers ask."""
         found: T | None = self._decoded.get(decoder)
@@ -87,53 +94,65 @@ class Body(Struct, eq=False):
         after: float = 0.0,
     ) -> Awaitable[None]:
         """``await body.watch(exchange, main)`` runs main until the client leaves; see Watch."""
-        outermost = self.complete and not self.watched
-        if not outermost and beside is None:
-            return main()
-        return Watch(self, exchange, outermost).run(main, beside, after)
+        first = self.complete and not self.watched
+        if beside is not None:
+            watch = Watch(body=self, exchange=exchange, listening=first)
+            return watch.run(main, (after, beside))
+        return Watch(body=self, exchange=exchange, listening=True).run(main) if first else main()
 
 
-class Watch(Struct, eq=False):
+class Watch(Beside, kw_only=True):
     """Runs a function until it ends or the client leaves.
 
-    The outermost Watch of a Body runs the only watcher, those within are no-ops. A disconnect after
-    the end of the response is none. When the client left, the function is cancelled,
-    ``exchange.left`` is True and nothing is raised. ``beside`` runs as long as the function, from
-    ``after`` seconds on, in any Watch.
+    The outermost Watch of a Body is the only one that listens, those within are no-ops. A
+    disconnect after the end of the response is none. When the client left, the function is
+    cancelled, ``exchange.left`` is True and nothing is raised. What runs ``beside`` does so as long
+    as the function, from ``after`` seconds on, in any Watch.
     """
 
     body: Body
     exchange: Exchange
-    outermost: bool
-    _beside: Beside = field(default_factory=Beside)
 
-    async def run(self, main: Main, beside: Function | None, after: float) -> None:
+    async def run(self, main: Main, *functions: tuple[float, Function]) -> None:
         """Run main, and the watcher if no outer one runs."""
-        functions: list[tuple[float, Function]] = []
-        if self.outermost:
+        if self.listening:
             self.body.watched = True
-            functions.append((GRACE, self._wait))
-        if beside is not None:
-            functions.append((after, beside))
         try:
-            await self._beside.run(main, *functions)
+            await Beside.run(self, main, *functions)
         except OSError:  # out of a send: a server's way to say that the client left
             if not self.exchange.left:
                 raise
             self.body.left = True
             self.body.tell()
         finally:
-            if self.outermost:
+            if self.listening:
                 self.body.watched = False
 
-    async def _wait(self) -> None:
+    async def listen(self) -> None:
+        """Read the source until it tells that the client left."""
         while not self.body.left:
             message = await self.body.source()
             self.body.left = message["type"] == "http.disconnect"
         if not self.exchange.ended:
             self.exchange.left = True
-            self._beside.cancel()
+            self.cancel()
         self.body.tell()
+
+    def settled(self) -> bool:
+        """Once the response is complete a client cannot leave it any more."""
+        return self.exchange.ended
+
+
+def held(receive: Receive, limit: float) -> Body | None:
+    """The Body that ``receive`` already is, to be given anew; None when it must be read.
+
+    ``held(receive, limit) or await read_whole_body(receive, limit=limit)`` spares all but the first
+    layer a coroutine.
+    """
+    if isinstance(receive, Body) and receive.complete and len(receive.data) <= limit:
+        receive.given = receive.over = False
+        return receive
+    return None
 
 
 async def read_body(receive: Receive, *, limit: int) -> Body:
@@ -143,19 +162,8 @@ async def read_body(receive: Receive, *, limit: int) -> Body:
     """
     if isinstance(receive, Body) and (receive.complete or receive.overflow):
         return receive.replay()
-    parts: list[bytes] = []
-    size, ended, left = 0, False, False
-    while not ended and size <= limit:
-        message = await receive()
-        if message["type"] != "http.request":
-            left = True
-            break
-        if part := message.get("body", b""):
-            parts.append(part)
-            size += len(part)
-        ended = not message.get("more_body", False)
-    over = size > limit
-    return Body(b"".join(parts), ended, over, receive, left)
+    message = await receive()
+    return _whole(message, receive, limit) or await _parts(message, receive, limit)
 
 
 async def read_whole_body(receive: Receive, *, limit: int) -> Body:
@@ -163,11 +171,35 @@ async def read_whole_body(receive: Receive, *, limit: int) -> Body:
 
     A client that left while sending gives an incomplete Body with ``left`` set.
     """
-    if isinstance(receive, Body) and receive.complete and len(receive.data) <= limit:
-        receive.given = receive.over = False  # a layer above has read it: it is given anew
-        return receive
-    body = await read_body(receive, limit=limit)
+    if isinstance(receive, Body):
+        body = held(receive, limit) or await read_body(receive, limit=limit)
+    else:
+        message = await receive()
+        body = _whole(message, receive, limit) or await _parts(message, receive, limit)
     if body.overflow or len(body.data) > limit:
-        message = f"The request body is larger than {limit} bytes."
-        raise InvalidRequestError(message, status=413, code="request_too_large")
+        text = f"The request body is larger than {limit} bytes."
+        raise InvalidRequestError(text, status=413, code="request_too_large")
     return body
+
+
+def _whole(message: Message, receive: Receive, limit: int) -> Body | None:
+    """The body that is in one message, as most are."""
+    if message["type"] != "http.request" or message.get("more_body", False):
+        return None
+    data = bytes(message.get("body", b""))
+    return Body(data, True, len(data) > limit, receive)
+
+
+async def _parts(message: Message, receive: Receive, limit: int) -> Body:
+    """The body that begins with this message."""
+    parts: list[bytes] = []
+    size = 0
+    while message["type"] == "http.request":
+        if part := message.get("body", b""):
+            parts.append(part)
+            size += len(part)
+        ended = not message.get("more_body", False)
+        if ended or size > limit:
+            return Body(b"".join(parts), ended, size > limit, receive)
+        message = await receive()
+    return Body(b"".join(parts), False, False, receive, left=True)

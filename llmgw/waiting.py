@@ -5,6 +5,7 @@ Even a Block costs a few microseconds. What is done without a wait is done witho
 
 from __future__ import annotations
 
+import sys
 import types
 from collections.abc import Awaitable, Coroutine, Generator
 from typing import Any, TypeVar
@@ -43,7 +44,7 @@ async def wait_for(awaitable: Awaitable[T]) -> T:
 
 async def within(seconds: float, coroutine: Coroutine[Any, Any, T]) -> T:
     """``await coroutine``, at most ``seconds`` long. Raises Expired."""
-    if not on_asyncio():  # trio's own waits are scopes
+    if "trio" in sys.modules and not on_asyncio():  # trio's own waits are scopes
         with Block(seconds):
             return await coroutine
         raise Expired
