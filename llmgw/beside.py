@@ -75,7 +75,7 @@ class Beside(Block):
             for timer in timers:
                 timer.cancel()
             if self._tasks is not None:
-                await ended(self._cancelled(self._tasks))
+                await ended(self._cancelled())
         if self.cut:
             self._tell()
 
@@ -98,8 +98,12 @@ class Beside(Block):
             self._tell()
 
     def _tell(self) -> None:
-        if self.error is not None:
-            raise self.error
+        error, self.error = self.error, None
+        try:
+            if error is not None:
+                raise error
+        finally:
+            del error  # its traceback holds this frame
 
     def _start(self, func: Function, context: Context | None = None) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(self._guarded(func), context=context)
@@ -109,12 +113,15 @@ class Beside(Block):
     def _start_to_listen(self) -> None:
         self._listener = self._start(self.listen, self._context)
 
-    def _cancelled(self, tasks: list[asyncio.Task[None]]) -> list[asyncio.Task[None]]:
-        """Cancel them; those whose end matters."""
+    def _cancelled(self) -> list[asyncio.Task[None]]:
+        """Cancel what runs beside; the tasks whose end matters."""
+        tasks, listener = self._tasks or [], self._listener
+        self._tasks = self._listener = None  # their tracebacks hold this: it would be a cycle
         for task in tasks:
             task.cancel()
-        settled = self._listener is not None and self.settled()
-        return [task for task in tasks if not (settled and task is self._listener)]
+        if listener is not None and self.settled():
+            tasks.remove(listener)
+        return tasks
 
     async def _later(self, seconds: float, func: Function) -> None:
         await anyio.sleep(seconds)

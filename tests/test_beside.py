@@ -2,10 +2,45 @@
 
 from __future__ import annotations
 
-import anyio
-import pytest
+import gc
+import time
+from contextlib import suppress
+from contextvars import ContextVar
+from functools import partial
 
-from llmgw.beside import Beside
+import anyio
+import anyio.lowlevel
+import pytest
+from msgspec import field
+
+from llmgw.beside import GRACE, Beside
+from llmgw.timers import EARLY
+
+var = ContextVar("var", default="nobody's")
+
+
+class Listener(Beside, kw_only=True):
+    """Hears nothing, but notes when it does so."""
+
+    listening: bool = True
+    done: bool = False  # main is
+    begun: anyio.Event = field(default_factory=anyio.Event)
+    began: float = 0.0
+    ended: bool = False
+    heard: str = ""
+
+    async def listen(self) -> None:
+        """Until it is cancelled."""
+        self.began, self.heard = time.monotonic(), var.get()
+        self.begun.set()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            self.ended = True
+
+    def settled(self) -> bool:
+        """As the test says."""
+        return self.done
 
 
 async def test_a_function_runs_from_its_time_on() -> None:
@@ -96,3 +131,98 @@ async def test_cancellation_from_outside_goes_on() -> None:
 
     assert scope.cancelled_caught
     assert ended == [True]
+
+
+async def test_who_listens_begins_late() -> None:
+    """Most mains have ended before; who listens to a long one has ended when that has."""
+    quick, slow = Listener(), Listener()
+    await quick.run(anyio.lowlevel.checkpoint)
+    began = time.monotonic()
+
+    with anyio.fail_after(5):
+        await slow.run(slow.begun.wait)
+        await anyio.sleep(0.01)
+
+    assert slow.began - began >= GRACE - EARLY
+    assert (slow.ended, quick.began) == (True, 0)
+
+
+async def test_who_listens_has_the_variables_of_its_own_task() -> None:
+    """Although many share a timer."""
+    both = Listener(), Listener()
+
+    async def main() -> None:
+        for one in both:
+            await one.begun.wait()
+
+    async def run(number: int) -> None:
+        var.set(f"{number}'s")
+        await both[number].run(main)
+
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(run, 0)
+            tasks.start_soon(run, 1)
+
+    assert [one.heard for one in both] == ["0's", "1's"]
+
+
+async def test_who_listened_to_what_is_settled_has_ended_before_anybody_knows() -> None:
+    """It is cancelled, and not waited for: whoever waits for the task comes later."""
+    listener = Listener()
+
+    async def main() -> None:
+        await listener.begun.wait()
+        listener.done = True
+
+    async def run() -> None:
+        await listener.run(main)
+
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(run)
+
+    assert listener.ended
+
+
+async def test_who_listens_can_end_main() -> None:
+    """By ``cancel``, and by an error, which leaves."""
+
+    class Ending(Listener):
+        async def listen(self) -> None:
+            self.cancel()
+
+    class Failing(Listener):
+        async def listen(self) -> None:
+            raise KeyError("listening")
+
+    with anyio.fail_after(5):
+        await Ending().run(anyio.sleep_forever)
+        with pytest.raises(KeyError):
+            await Failing().run(anyio.sleep_forever)
+
+
+async def fail() -> None:
+    """Fail at once."""
+    raise KeyError("beside")
+
+
+@pytest.mark.parametrize("use_uvloop", [False, True])
+def test_what_ran_beside_leaves_no_cycle_behind(use_uvloop: bool) -> None:
+    """Tracebacks hold frames, and those what ran; only on asyncio, and only without its debug."""
+
+    async def run() -> int:
+        gc.collect()
+        gc.disable()
+        try:
+            for done in (True, False):
+                await Listener(done=done).run(partial(anyio.sleep, 3 * GRACE))
+            await Beside().run(partial(anyio.sleep, 0.01), (0, anyio.sleep_forever))
+            with suppress(KeyError):
+                await Beside().run(anyio.sleep_forever, (0, fail))
+            await anyio.sleep(0.01)
+            return gc.collect()
+        finally:
+            gc.enable()
+
+    assert anyio.run(run, backend_options={"use_uvloop": use_uvloop}) == 0

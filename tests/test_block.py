@@ -177,6 +177,43 @@ async def test_the_clock_can_be_stopped_and_started() -> None:
     assert block.cut
 
 
+async def test_blocks_of_one_length_end_in_time() -> None:
+    """Whole seconds share a timer: one that has left takes nothing from the others."""
+    lengths: list[float] = []
+
+    async def run() -> None:
+        began = anyio.current_time()
+        with Block(1) as block:
+            await hang()
+        assert block.cut
+        lengths.append(anyio.current_time() - began)
+
+    with anyio.fail_after(5), Block(1) as quick:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(run)
+            await anyio.sleep(0.05)
+            tasks.start_soon(run)
+            with Block(1) as another:
+                await anyio.lowlevel.checkpoint()
+            quick.stop()
+
+    assert all(0.99 <= length < 1.2 for length in lengths)
+    assert (len(lengths), quick.cut, another.cut) == (2, False, False)
+
+
+async def test_a_shared_clock_can_be_stopped_and_started() -> None:
+    """Then it is its own."""
+    with anyio.fail_after(5), Block(5) as block:
+        left = block.stop()
+        again = block.stop()
+        block.start(0.01)
+        await hang()
+
+    assert 4 < left <= 5
+    assert again == float("inf")
+    assert block.cut
+
+
 async def test_one_without_a_clock_can_be_stopped() -> None:
     """And goes on without one."""
     left: list[float] = []

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmgw.asgi import BODY, Message, Send
-from llmgw.body import Body, read_body, read_whole_body
+from llmgw.body import Body, held, read_body, read_whole_body
 from llmgw.errors import InvalidRequestError
 from llmgw.exchange import Exchange, enter
 from llmgw.testing import no_receive
@@ -29,6 +29,7 @@ class Client:
 
     inbox: list[Message]
     leave: anyio.Event = attrs.field(factory=anyio.Event)
+    listened: anyio.Event = attrs.field(factory=anyio.Event)
     readers: int = 0
     most: int = 0
     broken: bool = False
@@ -45,6 +46,7 @@ class Client:
             if self.inbox:
                 await anyio.lowlevel.checkpoint()
                 return self.inbox.pop(0)
+            self.listened.set()
             await self.leave.wait()
             return GONE
         finally:
@@ -114,6 +116,34 @@ async def test_a_body_is_read_once_however_many_layers_ask() -> None:
     assert again is body
     assert (await again(), await again.replay()()) == (part(b"12"), part(b"12"))
     assert (body.decode(decode), body.decode(decode), seen) == (12, 12, [b"12"])
+
+
+async def test_a_body_that_was_read_is_given_anew_without_a_wait() -> None:
+    """One that is whole and small enough; anything else must be read."""
+    client = Client([part(b"12")])
+    assert held(client, 10) is None
+    body = await read_body(client, limit=10)
+    first = await body()
+    body.end()
+
+    assert held(body, 2) is body
+    assert await body() == first == part(b"12")
+    assert held(body, 1) is None
+    assert held(Body(b"1", complete=False, overflow=True, source=no_receive), 10) is None
+
+
+async def test_what_was_forgotten_counts_as_given() -> None:
+    """Who listens on hears the client; who would read it finds none."""
+    client = Client([part(b"12")])
+    body = await read_body(client, limit=10)
+    assert body.decode(int) == 12
+
+    body.forget()
+
+    assert (body.data, body.complete, held(body, 10)) == (b"", False, None)
+    client.leave.set()
+    assert await body() == GONE
+    assert (await read_body(body.replay(), limit=10)).left
 
 
 async def watched(client: Client) -> tuple[Body, Exchange, Send]:
@@ -239,6 +269,28 @@ async def test_what_runs_beside_also_does_within_a_watch() -> None:
         await body.watch(exchange, outer)
 
     assert not body.watched
+
+
+@pytest.mark.parametrize("complete", [True, False])
+async def test_nobody_reads_when_a_slow_request_has_ended(complete: bool) -> None:
+    """Not when the watch has, if more may follow; else before anybody hears of the end."""
+    client = Client([part(b"")])
+    body, exchange, send = await watched(client)
+
+    async def main() -> None:
+        await client.listened.wait()
+        if complete:
+            await send({"type": BODY, "body": b""})
+
+    async def run() -> None:
+        await body.watch(exchange, main)
+        assert complete or not client.readers
+
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(run)
+
+    assert (client.readers, exchange.left, body.watched) == (0, False, False)
 
 
 async def test_after_the_watch_the_body_can_be_watched_again() -> None:
