@@ -16,7 +16,7 @@ import anyio
 
 from llmgw.block import Block
 from llmgw.portal import on_asyncio
-from llmgw.timers import Timers, set_timer
+from llmgw.timers import set_timer
 
 Main = Callable[[], Awaitable[None]]
 Function = Callable[[], Coroutine[Any, Any, None]]
@@ -30,7 +30,7 @@ class Beside(Block):
     A function's exception ends main, and leaves from ``run``. Main's own exceptions leave as they
     are, never in a group. A main that ``cancel()`` ended raises nothing.
 
-    A subclass may ``listen`` besides, for what should end main.
+    A subclass may ``listen`` besides, for what should end main. It has no clock of its own.
     """
 
     listening: bool = False  # whether ``listen`` runs, too: from GRACE to twice GRACE on
@@ -56,22 +56,19 @@ class Beside(Block):
         if "trio" in sys.modules and not on_asyncio():
             return await self._run_grouped(main, functions)
         timers: Sequence[asyncio.TimerHandle] = ()
-        listeners: Timers | None = None
         try:
             with self:
                 assert self._task is not None  # a Block has one within
                 loop = self._task.get_loop()
-                if self.listening:
+                if self.listening:  # the block's exit takes it out again
                     self._context = copy_context()  # for the shared timer's is no one's
-                    listeners = set_timer(self, GRACE, Beside._start_to_listen, loop, late=GRACE)
+                    self._timers = set_timer(self, GRACE, Beside._start_to_listen, loop, GRACE)
                 if functions:
                     timers = [
                         loop.call_later(seconds, self._start, func) for seconds, func in functions
                     ]
                 await main()
         finally:
-            if listeners is not None:
-                listeners.pop(self, None)
             for timer in timers:
                 timer.cancel()
             if self._tasks is not None:

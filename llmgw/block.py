@@ -91,9 +91,10 @@ class Block(Struct, eq=False):
         self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> bool:
         """End; what ended it stays here."""
-        task, self._task = self._task, None
+        task = self._task
         if task is None:
             return self._exit_scope(kind, exc, tb)
+        self._task = None
         if self._timers is not None:
             self._timers.pop(self, None)
         if self._timer is not None:

@@ -94,11 +94,11 @@ class Body(Struct, eq=False):
         after: float = 0.0,
     ) -> Awaitable[None]:
         """``await body.watch(exchange, main)`` runs main until the client leaves; see Watch."""
+        if beside is None and (self.watched or not self.complete):
+            return main()
         first = self.complete and not self.watched
-        if beside is not None:
-            watch = Watch(body=self, exchange=exchange, listening=first)
-            return watch.run(main, (after, beside))
-        return Watch(body=self, exchange=exchange, listening=True).run(main) if first else main()
+        watch = Watch(body=self, exchange=exchange, listening=first)
+        return watch.run(main) if beside is None else watch.run(main, (after, beside))
 
 
 class Watch(Beside, kw_only=True):

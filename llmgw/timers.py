@@ -61,11 +61,11 @@ def set_timer(
 
     For lengths that come again and again. A call must not raise.
     """
-    known: dict[str, Any] = loop.__dict__  # uvloop's loop has one, too
     try:
-        timers: Timers = known[KEY][call, seconds]
+        timers: Timers = loop.__dict__[KEY][call, seconds]  # uvloop's loop has one, too
     except KeyError:
-        timers = known.setdefault(KEY, {}).setdefault((call, seconds), Timers(call, late))
+        known = loop.__dict__.setdefault(KEY, {})
+        timers = known.setdefault((call, seconds), Timers(call, late))
     timers[who] = loop.time() + seconds
     if not timers.running:
         timers.run(loop, seconds)
