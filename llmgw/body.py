@@ -143,11 +143,11 @@ class Watch(Beside, kw_only=True):
         return self.exchange.ended
 
 
-def held(receive: Receive, limit: float) -> Body | None:
-    """The Body that ``receive`` already is, to be given anew; None when it must be read.
+def replayed(receive: Receive, limit: float) -> Body | None:
+    """The Body that ``receive`` already is, given anew; None when it must be read.
 
-    ``held(receive, limit) or await read_whole_body(receive, limit=limit)`` spares all but the first
-    layer a coroutine.
+    ``replayed(receive, limit) or await read_whole_body(receive, limit=limit)``, and the same with
+    ``read_body``, spares all layers but the first a coroutine.
     """
     if isinstance(receive, Body) and receive.complete and len(receive.data) <= limit:
         receive.given = receive.over = False
@@ -172,7 +172,7 @@ async def read_whole_body(receive: Receive, *, limit: int) -> Body:
     A client that left while sending gives an incomplete Body with ``left`` set.
     """
     if isinstance(receive, Body):
-        body = held(receive, limit) or await read_body(receive, limit=limit)
+        body = replayed(receive, limit) or await read_body(receive, limit=limit)
     else:
         message = await receive()
         body = _whole(message, receive, limit) or await _parts(message, receive, limit)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmgw.asgi import BODY, Message, Send
-from llmgw.body import Body, held, read_body, read_whole_body
+from llmgw.body import Body, read_body, read_whole_body, replayed
 from llmgw.errors import InvalidRequestError
 from llmgw.exchange import Exchange, enter
 from llmgw.testing import no_receive
@@ -121,15 +121,15 @@ async def test_a_body_is_read_once_however_many_layers_ask() -> None:
 async def test_a_body_that_was_read_is_given_anew_without_a_wait() -> None:
     """One that is whole and small enough; anything else must be read."""
     client = Client([part(b"12")])
-    assert held(client, 10) is None
+    assert replayed(client, 10) is None
     body = await read_body(client, limit=10)
     first = await body()
     body.end()
 
-    assert held(body, 2) is body
+    assert replayed(body, 2) is body
     assert await body() == first == part(b"12")
-    assert held(body, 1) is None
-    assert held(Body(b"1", complete=False, overflow=True, source=no_receive), 10) is None
+    assert replayed(body, 1) is None
+    assert replayed(Body(b"1", complete=False, overflow=True, source=no_receive), 10) is None
 
 
 async def test_what_was_forgotten_counts_as_given() -> None:
@@ -140,7 +140,7 @@ async def test_what_was_forgotten_counts_as_given() -> None:
 
     body.forget()
 
-    assert (body.data, body.complete, held(body, 10)) == (b"", False, None)
+    assert (body.data, body.complete, replayed(body, 10)) == (b"", False, None)
     client.leave.set()
     assert await body() == GONE
     assert (await read_body(body.replay(), limit=10)).left
