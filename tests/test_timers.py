@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmgw import timers as module
 from llmgw.timers import EARLY, KEY, set_timer
 from tests.conftest import Backend
 
@@ -49,7 +50,7 @@ async def test_waits_of_one_length_share_a_timer(anyio_backend: Backend) -> None
     timers.pop("a")
     await asyncio.sleep(0.2)
 
-    assert not timers.running
+    assert not vars(loop)[KEY]  # lengths that are over do not pile up
     assert [who for who, _ in called] == ["b"]
     assert called[0][1] >= began + 0.02 - EARLY
 
@@ -96,6 +97,22 @@ async def test_a_timer_keeps_no_variables_of_a_request(anyio_backend: Backend) -
     await asyncio.sleep(0.05)
 
     assert seen == ["nobody's"]
+
+
+async def test_a_long_timer_looks_now_and_then_whether_anybody_waits(
+    anyio_backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who waits is not called for that."""
+    monkeypatch.setattr(module, "LONGEST", 0.01)
+    loop, called = asyncio.get_running_loop(), list[object]()
+    set_timer("a", 0.1, called.append, loop)
+    set_timer("b", 60, called.append, loop).pop("b")
+    await asyncio.sleep(0.03)
+    assert called == []
+    assert [timers.seconds for timers in vars(loop)[KEY].values()] == [0.1]
+    await asyncio.sleep(0.15)
+
+    assert called == ["a"]
 
 
 PAUSES, LENGTHS = st.sampled_from([0.0, 0.002, 0.005]), st.sampled_from([0.0, 0.01, 0.02])
