@@ -16,7 +16,7 @@ from prometheus_client import REGISTRY, CollectorRegistry
 
 from llmgw.asgi import ASGIApp, Receive, Scope, Send
 from llmgw.exchange import Exchange, enter
-from llmgw.series import OTHER, Families, families_of
+from llmgw.series import BATCH, CHILDREN, OTHER, Families, Tally, families_of
 from llmgw.stack import Place
 
 PLACE = Place(
@@ -39,30 +39,44 @@ class MetricsMiddleware:
         repr=False,
     )
 
+    _tallies: dict[tuple[object, ...], Tally] = attrs.field(
+        factory=dict[tuple[object, ...], Tally], init=False, repr=False
+    )
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one exchange."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         exchange, scope, receive, send = enter(scope, receive, send)
         error: BaseException | None = None
-        self._found.active.inc()
+        active = self._found.active.note
+        active(1)
         try:
             await self.app(scope, receive, send)
         except BaseException as exc:
             error = exc
             raise
         finally:
-            self._found.active.dec()
-            self._count(scope["method"], exchange, str(exchange.final_status(error)))
+            active(-1)
+            self._count(scope["method"], exchange, exchange.final_status(error))
 
-    def _count(self, method: str, exchange: Exchange, status: str) -> None:
+    def _count(self, method: str, exchange: Exchange, status: int) -> None:
         found, attempt = self._found, exchange.answer
-        known = method if method in METHODS else OTHER
-        took = time.perf_counter() - exchange.started_at
-        found.took(known, exchange.path or OTHER, status).observe(took)
-
         name = attempt.provider if attempt else exchange.error.provider if exchange.error else None
-        model = "none" if exchange.model is None else exchange.model
-        model = model if model in self.models or exchange.model is None else OTHER
-        call = found.call(found.bound_provider(name), model, status)
-        call.count(exchange.started_at, attempt)
+        told = (method, exchange.path, status, name, exchange.model)
+        tally = self._tallies.get(told) or self._tally(*told)
+        tally.count(exchange.started_at, time.perf_counter() - exchange.started_at, attempt)
+        found.noted += 1
+        if found.noted >= BATCH:
+            found.settle()
+
+    def _tally(
+        self, method: str, path: str | None, status: int, name: str | None, model: str | None
+    ) -> Tally:
+        found = self._found
+        known, provider = method if method in METHODS else OTHER, found.bound_provider(name)
+        served = "none" if model is None else model if model in self.models else OTHER
+        tally = found.tally(known, path or OTHER, str(status), provider, served)
+        if OTHER not in (known, provider, served) and len(self._tallies) < CHILDREN:
+            self._tallies[method, path, status, name, model] = tally  # all of bounded sets
+        return tally

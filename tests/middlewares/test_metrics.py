@@ -12,7 +12,7 @@ from llmgw.apps.metrics import metrics_app
 from llmgw.asgi import ASGIApp, Receive, Scope, Send
 from llmgw.exchange import EXCHANGE, Attempt, Exchange, Usage
 from llmgw.middlewares.metrics import MetricsMiddleware
-from llmgw.series import PROVIDERS, families_of
+from llmgw.series import BATCH, PROVIDERS, families_of
 from llmgw.testing import exchange, no_receive, no_send
 
 CALL = {"provider": "openai", "model": "m", "status": "200"}
@@ -131,6 +131,15 @@ async def test_cancelled_exchange_counts_as_499(registry: CollectorRegistry) -> 
     labels = {"provider": "none", "model": "none", "status": "499"}
     assert registry.get_sample_value("llmgw_requests_total", labels) == 1
     assert registry.get_sample_value(ACTIVE) == 0
+
+
+async def test_what_is_not_yet_counted_is_bounded(registry: CollectorRegistry) -> None:
+    """Also where nobody ever looks."""
+    app, families = MetricsMiddleware(answering("m"), registry=registry), families_of(registry)
+    for _ in range(BATCH + 1):
+        await exchange(app)
+
+    assert families.noted == 1
 
 
 async def test_two_layers_share_a_registry(registry: CollectorRegistry) -> None:
