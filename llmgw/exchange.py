@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Awaitable, Coroutine, Mapping
+from collections.abc import Awaitable, Mapping
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
@@ -110,6 +110,7 @@ class Exchange(Struct, eq=False):
     error: GatewayError | None = None  # ErrorMap: what went wrong, as the client was told
     headers: dict[bytes, bytes] = field(default_factory=dict[bytes, bytes])  # any layer, own names
     start: Message | None = None  # Port: the response's start, once it has begun
+    status: int | None = None  # Port: that the client got, once it has begun
     last: bytes = b""  # Port: the last piece of the body that has gone out
     ended: bool = False  # Port: the response is complete
     left: bool = False  # Port, Body.watch: the client left before the end
@@ -128,11 +129,6 @@ class Exchange(Struct, eq=False):
         return math.inf if self.deadline is None else self.deadline - time.monotonic()
 
     @property
-    def status(self) -> int | None:
-        """The status that the client got, None while nothing has begun."""
-        return None if self.start is None else self.start["status"]
-
-    @property
     def open_stream(self) -> bool:
         """Whether an event stream has begun and is between two events."""
         if self.start is None or not (self.last.endswith(b"\n\n") or not self.last):
@@ -142,21 +138,20 @@ class Exchange(Struct, eq=False):
 
     def final_status(self, error: BaseException | None) -> int:
         """The status for the books: 499 the client left, 500 the app failed, else what was sent."""
-        if not self.ended:
-            if self.left or (error is not None and not isinstance(error, Exception)):
-                return LEFT
-            if error is not None:
-                return 500
-        return self.status or 500
+        if self.ended:
+            return self.status or 500
+        if self.left or (error is not None and not isinstance(error, Exception)):
+            return LEFT
+        return 500 if error is not None else self.status or 500
 
 
-@attrs.define(eq=False)
-class Port:
+class Port(Struct, eq=False):
     """The client's side of an exchange: its ``receive`` and ``send``, and who notes what passes."""
 
     exchange: Exchange
     inner_receive: Receive
     inner_send: Send
+    on_asyncio: bool = field(default_factory=on_asyncio)
 
     async def receive(self) -> Message:
         """Receive a message; note a disconnect before the end."""
@@ -170,50 +165,47 @@ class Port:
 
         Raises OSError, which says that the client left.
         """
-        exchange, ended = self.exchange, False
-        if message["type"] == BODY:
+        exchange, kind, ended = self.exchange, message["type"], False
+        if kind == BODY:
             exchange.last = message.get("body") or exchange.last
             ended = not message.get("more_body", False)
-        elif message["type"] == START:
+        elif kind == START:
             if exchange.headers:
                 headers = set_headers(message.get("headers", ()), exchange.headers)
                 message = {**message, "headers": headers}
-            exchange.start = message
+            exchange.start, exchange.status = message, message["status"]
         try:
-            if exchange.clock is None and exchange.send_s == math.inf:
-                await self.inner_send(message)
-            else:  # somebody wants to know whether it waits; mostly it does not
-                await attended(self.inner_send(message), exchange)
+            sending: Any = self.inner_send(message)
+            if sending.__class__ is not CoroutineType:  # mostly it is one
+                sending = wait_for(sending)
+            if not self.on_asyncio:  # there a bound is a scope, which must be there before
+                await attended(sending, exchange)
+            else:
+                try:
+                    signal = sending.send(None)
+                except StopIteration:
+                    pass  # mostly it does not wait
+                else:
+                    await attended(resume(sending, signal), exchange)
         except OSError:
             exchange.left = True
             raise
-        exchange.ended = exchange.ended or ended  # trailers may follow the end
+        if ended:  # trailers may follow the end
+            exchange.ended = True
 
 
 async def attended(sending: Awaitable[None], exchange: Exchange) -> None:
-    """Wait for a ``send``; while it waits the exchange's clock stands still.
+    """Wait for a ``send`` that waits; meanwhile the exchange's clock stands still.
 
     Raises OSError, as for a broken connection, when nobody reads within ``exchange.send_s``.
     """
-    waiting: Awaitable[None] = sending
-    bounded = exchange.send_s < math.inf
-    if on_asyncio() or not bounded:  # else the bound is a scope, which must be there before
-        known: Any = sending
-        if known.__class__ is not CoroutineType:  # mostly it is one
-            known = wait_for(sending)
-        coroutine: Coroutine[Any, Any, None] = known
-        try:
-            signal = coroutine.send(None)
-        except StopIteration:
-            return
-        waiting = resume(coroutine, signal)
     clock, began = exchange.clock, time.monotonic()
     left = math.inf if clock is None else clock.stop()
     try:
-        if not bounded:
-            return await waiting
+        if exchange.send_s == math.inf:
+            return await sending
         with Block(exchange.send_s):
-            return await waiting
+            return await sending
         raise ConnectionAbortedError(f"the client read nothing for {exchange.send_s:g} s")
     finally:
         if clock is not None:

@@ -98,7 +98,7 @@ def test_the_status_for_the_books(
     """What the client got; else why it got nothing, or not all."""
     known = Exchange(left=left)
     if sent is not None:
-        known.start, known.ended = {"type": START, "status": sent[0]}, sent[1]
+        known.status, known.ended = sent
 
     assert known.final_status(error) == status
 
