@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import TextIO
 
@@ -56,9 +56,8 @@ def write_line(logger: logging.Logger, line: Line) -> None:
     """Log a line; to our own stream without a log record, which costs 10 us."""
     if not logger.isEnabledFor(logging.INFO):
         return
-    handlers = log.handlers
-    if len(handlers) == 1 and type(handlers[0]) is LineHandler and not logger.filters:
-        handlers[0].write(line)
+    if _ours and log.handlers == _ours and not logger.filters:
+        _ours[0].write(line)
     else:
         logger.info("%s", _encoder.encode(line).decode())
 
@@ -81,11 +80,10 @@ class LineHandler(logging.StreamHandler[TextIO]):
         if self._turn is not None and self._turn.is_running():
             return
         try:
-            loop = asyncio.get_running_loop()
+            self._turn = asyncio.get_running_loop()
         except RuntimeError:
             return self.flush()
-        self._turn = loop
-        loop.call_soon(self.flush)
+        self._turn.call_soon(self.flush)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record after the lines that came before it."""
@@ -95,17 +93,25 @@ class LineHandler(logging.StreamHandler[TextIO]):
     def flush(self) -> None:
         """Write what waits; logging does so when the process ends."""
         self._turn = None
-        with self.lock or nullcontext(), suppress(ValueError):  # closed, as a process ends
-            if lines := self._lines[:]:
-                del self._lines[: len(lines)]  # another thread may add to the list meanwhile
-                self.stream.write(_encoder.encode_lines(lines).decode())
-            super().flush()
+        with self.lock or nullcontext():
+            lines = self._lines[:]
+            del self._lines[: len(lines)]  # another thread may add to the list meanwhile
+            try:
+                if lines:
+                    self.stream.write(_encoder.encode_lines(lines).decode())
+                self.stream.flush()
+            except ValueError:
+                pass  # closed, as a process ends
+
+
+_ours: list[LineHandler] = []  # what log.handlers is as long as nobody has changed it
 
 
 def set_up_logging(stream: TextIO) -> None:
     """Write what the toolkit logs to ``stream``, a message a line. A second call replaces it."""
     for handler in [one for one in log.handlers if isinstance(one, LineHandler)]:
         log.removeHandler(handler)
-    log.addHandler(LineHandler(stream))
+    _ours[:] = [LineHandler(stream)]
+    log.addHandler(_ours[0])
     log.setLevel(logging.INFO)
     log.propagate = False

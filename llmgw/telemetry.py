@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import functools
 import sys
-import time
 from collections.abc import Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct, field
@@ -99,6 +99,23 @@ def error_type(error: BaseException) -> str:
     if isinstance(error, GatewayError):
         return error.code or error.type
     return type(error).__name__
+
+
+def tell_run(line: Line, run: Attempt) -> None:
+    """Write into a log line what the accepted run tells."""
+    line.provider = run.provider
+    usage = run.usage
+    if usage is not None:
+        line.input_tokens, line.output_tokens = usage.prompt_tokens, usage.completion_tokens
+
+
+def tell_error(line: Line, error: Exception) -> None:
+    """Write into a log line what went wrong, and at whom."""
+    if isinstance(error, GatewayError):
+        line.error_type, line.error_code = error.type, error.code
+        line.provider = line.provider or error.provider
+    else:
+        line.error_type = error_type(error)
 
 
 def fail(span: Span, error: BaseException) -> None:
@@ -215,20 +232,19 @@ class Inference(Struct, eq=False):
     request_id: str = field(default_factory=new_id)
     tracer_provider: TracerProvider | None = None
     started_at: float = 0.0  # time.perf_counter()
-    _span: Span | None = None
+    span: Span | None = None  # from start() on, with a tracer provider
     _finished: bool = False
 
     def start(self) -> None:
         """Begin: the span, as a child of the current one, and ``llm_request_start``."""
-        self.started_at = time.perf_counter()
-        call = self.call
-        told = Line(
+        self.started_at, call = perf_counter(), self.call
+        line = Line(
             event="llm_request_start",
             request_id=self.request_id,
             model=call.model,
             stream=call.stream,
         )
-        write_line(log, told)
+        write_line(log, line)
         provider = self.tracer_provider or find_provider()
         if provider is None:
             return
@@ -242,17 +258,17 @@ class Inference(Struct, eq=False):
             REQUEST_ID: self.request_id,
         }
         given = {key: value for key, value in found.items() if value is not None}
-        self._span = tracer_of(provider).start_span(
+        self.span = tracer_of(provider).start_span(
             GENERATE, kind=kind_of("client"), attributes=given
         )
 
     def use(self) -> AbstractContextManager[object]:
         """A block in which the span is the current one; its errors are not recorded twice."""
-        if self._span is None:
+        if self.span is None:
             return NOTHING
         from opentelemetry.trace import use_span
 
-        return use_span(self._span, record_exception=False, set_status_on_exception=False)
+        return use_span(self.span, record_exception=False, set_status_on_exception=False)
 
     def finish(
         self,
@@ -265,30 +281,27 @@ class Inference(Struct, eq=False):
         if self._finished:
             return
         self._finished = True
-        run = attempt or Attempt()
         if error is not None and not isinstance(error, Exception):
             error, outcome = None, "cancelled"  # a cancellation or GeneratorExit is no failure
-        ended = "error" if error is not None else "completed" if run.finish_reasons else "cancelled"
-        outcome = outcome or ended
-        write_line(log, self._line(run, error if outcome == "error" else None, outcome))
-        if self._span is not None:
-            self._end(self._span, run, error if outcome == "error" else None, outcome)
-
-    def _line(self, run: Attempt, error: BaseException | None, outcome: str) -> Line:
-        usage, known = run.usage, error if isinstance(error, GatewayError) else None
-        return Line(
+        if outcome is None:
+            done = attempt is not None and attempt.finish_reasons
+            outcome = "error" if error is not None else "completed" if done else "cancelled"
+        failure = error if outcome == "error" else None
+        line = Line(
             event="llm_request_error" if outcome == "error" else "llm_request_complete",
             request_id=self.request_id,
-            duration_ms=round((time.perf_counter() - self.started_at) * 1000, 2),
+            duration_ms=round((perf_counter() - self.started_at) * 1000, 2),
             outcome=outcome,
             model=self.call.model,
-            provider=run.provider or (known.provider if known else None),
-            input_tokens=usage.prompt_tokens if usage else None,
-            output_tokens=usage.completion_tokens if usage else None,
-            finish_reasons=run.finish_reasons or None,
-            error_type=known.type if known else error_type(error) if error else None,
-            error_code=known.code if known else None,
         )
+        if attempt is not None:
+            line.finish_reasons = attempt.finish_reasons or None
+            tell_run(line, attempt)
+        if failure is not None:
+            tell_error(line, failure)
+        write_line(log, line)
+        if self.span is not None:
+            self._end(self.span, attempt or Attempt(), failure, outcome)
 
     def _end(self, span: Span, run: Attempt, error: BaseException | None, outcome: str) -> None:
         usage, first = run.usage, run.first_token_at

@@ -11,18 +11,17 @@ Source   499: nginx, ngx_http_request.h, NGX_HTTP_CLIENT_CLOSED_REQUEST. The fie
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
+from time import perf_counter
 
 import attrs
 import msgspec
 
 from llmgw.asgi import ASGIApp, Receive, Scope, Send
-from llmgw.errors import GatewayError
 from llmgw.exchange import Exchange, enter
 from llmgw.logs import ACCESS_LOGGER, Line, bounded, write_line
 from llmgw.stack import Place
-from llmgw.telemetry import error_type
+from llmgw.telemetry import tell_error, tell_run
 
 PLACE = Place(
     below={"RequestID": "a line without the id cannot be linked to its others"},
@@ -34,25 +33,22 @@ _logger = logging.getLogger(ACCESS_LOGGER)
 
 def describe(scope: Scope, exchange: Exchange, status: int, error: BaseException | None) -> Line:
     """The line for an exchange that has ended."""
-    attempt = exchange.answer
-    usage = attempt.usage if attempt is not None else None
-    told = exchange.error or (error if isinstance(error, Exception) else None)
-    known = told if isinstance(told, GatewayError) else None
-    return Line(
+    line = Line(
         event="http_request",
         request_id=bounded(exchange.request_id) or exchange.id,
         method=bounded(scope["method"]),
         path=exchange.path or bounded(scope["path"]),
         status=status,
-        duration_ms=round((time.perf_counter() - exchange.started_at) * 1000, 2),
+        duration_ms=round((perf_counter() - exchange.started_at) * 1000, 2),
         model=exchange.model,  # read_call has seen it: it is short and safe
-        provider=(attempt.provider if attempt else None) or (known.provider if known else None),
         key=exchange.key,
-        input_tokens=usage.prompt_tokens if usage else None,
-        output_tokens=usage.completion_tokens if usage else None,
-        error_type=known.type if known else error_type(told) if told else None,
-        error_code=known.code if known else None,
     )
+    if exchange.answer is not None:
+        tell_run(line, exchange.answer)
+    told = exchange.error or error
+    if isinstance(told, Exception):
+        tell_error(line, told)
+    return line
 
 
 @attrs.frozen

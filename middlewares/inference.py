@@ -19,7 +19,7 @@ import attrs
 from llmgw.asgi import ASGIApp, Receive, Scope, Send
 from llmgw.body import read_whole_body
 from llmgw.errors import GatewayError
-from llmgw.exchange import LEFT, Attempt, Exchange, enter
+from llmgw.exchange import LEFT, Exchange, enter
 from llmgw.stack import Place
 from llmgw.telemetry import Inference
 from llmgw.wire import read_call
@@ -43,16 +43,12 @@ PLACE = Place(
 MAX_BODY = 10 << 20  # bytes; the gateway's default for limits.max_body_bytes
 
 
-def answer_of(exchange: Exchange) -> Attempt:
-    """The accepted run; around an app that knows no Attempt, what its status tells."""
-    return exchange.answer or Attempt(status=exchange.status)
-
-
 def outcome_of(exchange: Exchange, error: BaseException | None) -> str:
     """How a call ended: cancelled when the client left before its end, else by error or status."""
-    if exchange.final_status(error) == LEFT:
+    status = exchange.final_status(error)
+    if status == LEFT:
         return "cancelled"
-    failed = error is not None or not exchange.ended or (exchange.status or 500) >= 400
+    failed = error is not None or not exchange.ended or status >= 400
     return "error" if failed else "completed"
 
 
@@ -79,8 +75,11 @@ class InferenceMiddleware:
         error: BaseException | None = None
         inference.start()
         try:
-            with inference.use():
+            if inference.span is None:
                 await self.app(scope, body, send)
+            else:
+                with inference.use():
+                    await self.app(scope, body, send)
         except BaseException as exc:
             error = exc
             raise
@@ -88,4 +87,4 @@ class InferenceMiddleware:
             ended = outcome_of(exchange, error)
             if ended == "error" and error is None:
                 error = GatewayError("The app failed.", code=f"status_{exchange.status or 500}")
-            inference.finish(answer_of(exchange), error, outcome=ended)
+            inference.finish(exchange.answer, error, outcome=ended)
