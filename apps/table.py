@@ -33,13 +33,10 @@ class Table:
         if scope["type"] == "websocket":
             await receive()
             return await send({"type": "websocket.close", "code": 1008, "reason": "not served"})
-        path: str = scope["path"]
-        template = path if path in self.routes else f"{path.rpartition('/')[0]}/*"
-        while template not in self.routes and template.count("/") > 1:
-            template = f"{template[:-2].rpartition('/')[0]}/*"
+        template: str = scope["path"]
         route = self.routes.get(template)
         if route is None:
-            raise NotFoundError("There is nothing at this path.", code="not_found")
+            template, route = self._above(template)
         exchange: Exchange | None = scope.get(EXCHANGE)
         if exchange is not None:
             exchange.path = template
@@ -50,3 +47,12 @@ class Table:
             message = f"The method {method[:16]!r} is not allowed here."
             raise InvalidRequestError(message, status=405, code="method_not_allowed")
         await route.app(scope, receive, send)
+
+    def _above(self, path: str) -> tuple[str, Route]:
+        """The nearest ``/*`` that covers a path."""
+        while True:
+            path = path.rpartition("/")[0]
+            if route := self.routes.get(f"{path}/*"):
+                return f"{path}/*", route
+            if not path:
+                raise NotFoundError("There is nothing at this path.", code="not_found")

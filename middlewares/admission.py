@@ -15,7 +15,7 @@ from __future__ import annotations
 import attrs
 
 from llmgw.asgi import ASGIApp, Receive, Scope, Send
-from llmgw.body import Body, read_whole_body
+from llmgw.body import read_whole_body
 from llmgw.errors import InvalidRequestError, OverloadedError
 from llmgw.exchange import enter
 from llmgw.stack import Place
@@ -58,7 +58,12 @@ class AdmissionMiddleware:
         exchange, scope, receive, send = enter(scope, receive, send)
         self._count.running += 1
         try:
-            body = await self._read(receive)
+            reading = read_whole_body(receive, limit=self.max_body)
+            try:
+                body = await within(self.body_s, reading)
+            except Expired as exc:
+                message = f"The request body did not arrive within {self.body_s:g} s."
+                raise InvalidRequestError(message, status=408, code="request_timeout") from exc
             if not body.complete:
                 exchange.left = True
                 return
@@ -66,10 +71,3 @@ class AdmissionMiddleware:
             await self.app(scope, body, send)
         finally:
             self._count.running -= 1
-
-    async def _read(self, receive: Receive) -> Body:
-        try:
-            return await within(self.body_s, read_whole_body(receive, limit=self.max_body))
-        except Expired as exc:
-            message = f"The request body did not arrive within {self.body_s:g} s."
-            raise InvalidRequestError(message, status=408, code="request_timeout") from exc
