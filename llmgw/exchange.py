@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from msgspec import Struct, field
 
-from llmgw.asgi import BODY, START, Message, Receive, Scope, Send, find_header, set_headers
+from llmgw.asgi import BODY, START, ASGIApp, Message, Receive, Scope, Send, find_header, set_headers
 from llmgw.block import Block
 from llmgw.portal import on_asyncio
 from llmgw.waiting import resume, wait_for
@@ -225,6 +225,19 @@ def enter(scope: Scope, receive: Receive, send: Send) -> tuple[Exchange, Scope, 
         exchange = Exchange()
     port = Port(exchange, receive, send)
     return exchange, {**scope, EXCHANGE: exchange}, port.receive, port.send
+
+
+async def outermost(
+    layer: ASGIApp, app: ASGIApp, scope: Scope, receive: Receive, send: Send
+) -> None:
+    """Run a layer that was given no Exchange: with a new one; past it, its ``app``, if no HTTP.
+
+    So a layer within begins with one look-up: ``enter`` takes 20 bytecodes more, six times.
+    """
+    if scope["type"] != "http":
+        return await app(scope, receive, send)
+    _, scope, receive, send = enter(scope, receive, send)
+    await layer(scope, receive, send)
 
 
 def attempt_of(scope: Scope) -> Attempt:

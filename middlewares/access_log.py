@@ -18,7 +18,7 @@ import attrs
 import msgspec
 
 from llmgw.asgi import ASGIApp, Receive, Scope, Send
-from llmgw.exchange import Exchange, enter
+from llmgw.exchange import EXCHANGE, Exchange, outermost
 from llmgw.logs import ACCESS_LOGGER, Line, bounded, write_line
 from llmgw.stack import Place
 from llmgw.telemetry import tell_error, tell_run
@@ -60,9 +60,9 @@ class AccessLogMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one exchange."""
-        if scope["type"] != "http":
-            return await self.app(scope, receive, send)
-        exchange, scope, receive, send = enter(scope, receive, send)
+        if EXCHANGE not in scope:  # it is the outermost, or this is no HTTP
+            return await outermost(self, self.app, scope, receive, send)
+        exchange: Exchange = scope[EXCHANGE]
         error: BaseException | None = None
         try:
             await self.app(scope, receive, send)

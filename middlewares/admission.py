@@ -17,7 +17,7 @@ import attrs
 from llmgw.asgi import ASGIApp, Receive, Scope, Send
 from llmgw.body import read_whole_body
 from llmgw.errors import InvalidRequestError, OverloadedError
-from llmgw.exchange import enter
+from llmgw.exchange import EXCHANGE, Exchange, outermost
 from llmgw.stack import Place
 from llmgw.waiting import Expired, within
 
@@ -51,11 +51,11 @@ class AdmissionMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one exchange."""
-        if scope["type"] != "http":
-            return await self.app(scope, receive, send)
+        if EXCHANGE not in scope:  # it is the outermost, or this is no HTTP
+            return await outermost(self, self.app, scope, receive, send)
+        exchange: Exchange = scope[EXCHANGE]
         if self._count.running >= self.max_concurrent:
             raise OverloadedError("The gateway is full: too many requests at once.", retry_after=1)
-        exchange, scope, receive, send = enter(scope, receive, send)
         self._count.running += 1
         try:
             reading = read_whole_body(receive, limit=self.max_body)

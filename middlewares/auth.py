@@ -16,7 +16,7 @@ import attrs
 
 from llmgw.asgi import ASGIApp, Receive, Scope, Send, request_header
 from llmgw.errors import AuthError
-from llmgw.exchange import enter
+from llmgw.exchange import EXCHANGE, Exchange, outermost
 from llmgw.stack import Place
 
 COST = "a stranger must cost no more than a hash"
@@ -55,12 +55,12 @@ class AuthMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one exchange."""
-        if scope["type"] == "websocket" and not self.websockets:
-            await receive()
-            return await send({"type": "websocket.close", "code": 1008, "reason": "not served"})
-        if scope["type"] != "http":
-            return await self.app(scope, receive, send)
-        exchange, scope, receive, send = enter(scope, receive, send)
+        if EXCHANGE not in scope:  # it is the outermost, or this is no HTTP
+            if scope["type"] == "websocket" and not self.websockets:
+                await receive()
+                return await send({"type": "websocket.close", "code": 1008, "reason": "not served"})
+            return await outermost(self, self.app, scope, receive, send)
+        exchange: Exchange = scope[EXCHANGE]
         exchange.key = self.find(scope) if self.find else self._known(key_of(scope))
         if exchange.key is None:
             exchange.headers[b"www-authenticate"] = b"Bearer"

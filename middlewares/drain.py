@@ -15,7 +15,7 @@ from llmgw.asgi import ASGIApp, Receive, Scope, Send
 from llmgw.block import Block
 from llmgw.drain import Drain
 from llmgw.errors import OverloadedError
-from llmgw.exchange import enter
+from llmgw.exchange import EXCHANGE, outermost
 from llmgw.stack import Place
 
 ALL = "what takes time must be cut by it"
@@ -35,11 +35,10 @@ class DrainMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one exchange."""
-        if scope["type"] != "http":
-            return await self.app(scope, receive, send)
-        exchange, scope, receive, send = enter(scope, receive, send)
+        if EXCHANGE not in scope:  # it is the outermost, or this is no HTTP
+            return await outermost(self, self.app, scope, receive, send)
         if self.drain.begun:
-            exchange.headers[b"connection"] = b"close"
+            scope[EXCHANGE].headers[b"connection"] = b"close"
             raise OverloadedError("The gateway is shutting down.", retry_after=ELSEWHERE)
         with Block() as running:
             self.drain.enter(running)

@@ -18,7 +18,7 @@ import attrs
 
 from llmgw.asgi import BODY, ASGIApp, Header, Receive, Scope, Send, respond
 from llmgw.errors import INTERNAL, AuthError, GatewayError, lone
-from llmgw.exchange import Exchange, enter
+from llmgw.exchange import EXCHANGE, Exchange, outermost
 from llmgw.stack import Place
 
 ABOVE = "its errors would reach the client as a broken connection"
@@ -63,13 +63,12 @@ class ErrorMapMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one exchange."""
-        if scope["type"] != "http":
-            return await self.app(scope, receive, send)
-        exchange, scope, receive, send = enter(scope, receive, send)
+        if EXCHANGE not in scope:  # it is the outermost, or this is no HTTP
+            return await outermost(self, self.app, scope, receive, send)
         try:
             await self.app(scope, receive, send)
         except Exception as raised:
-            exc = lone(raised)
+            exc, exchange = lone(raised), scope[EXCHANGE]
             if isinstance(exc, OSError) and exchange.left:
                 raise  # a server's way to say that the client left
             error = exc if isinstance(exc, GatewayError) else told(exc)

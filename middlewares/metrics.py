@@ -15,7 +15,7 @@ import attrs
 from prometheus_client import REGISTRY, CollectorRegistry
 
 from llmgw.asgi import ASGIApp, Receive, Scope, Send
-from llmgw.exchange import Exchange, enter
+from llmgw.exchange import EXCHANGE, Exchange, outermost
 from llmgw.series import BATCH, CHILDREN, OTHER, Families, Tally, families_of
 from llmgw.stack import Place
 
@@ -45,9 +45,9 @@ class MetricsMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one exchange."""
-        if scope["type"] != "http":
-            return await self.app(scope, receive, send)
-        exchange, scope, receive, send = enter(scope, receive, send)
+        if EXCHANGE not in scope:  # it is the outermost, or this is no HTTP
+            return await outermost(self, self.app, scope, receive, send)
+        exchange: Exchange = scope[EXCHANGE]
         error: BaseException | None = None
         active = self._found.active.note
         active(1)
