@@ -28,7 +28,7 @@ class Drain:
     def leave(self, block: Block) -> None:
         """An exchange has ended."""
         self.running.discard(block)
-        if not self.running and self._idle is not None:
+        if self._idle is not None and not self.running:
             self._idle.set()
 
     async def ready(self) -> str | None:

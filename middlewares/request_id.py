@@ -47,8 +47,10 @@ class RequestIDMiddleware:
             return await self.app(scope, receive, send)
 
         offered = request_header(scope, HEADER)
-        safe = offered is not None and SAFE.fullmatch(offered)
-        value = safe.string.decode("ascii") if safe else self.generate()
+        if offered is not None and SAFE.fullmatch(offered):
+            value = offered.decode("ascii")
+        else:
+            value = self.generate()
         exchange, scope, receive, send = enter(scope, receive, send)
         exchange.request_id = value
         exchange.headers.update(self.headers)

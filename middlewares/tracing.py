@@ -79,7 +79,7 @@ def instrument(provider: TracerProvider) -> OpenTelemetryMiddleware:
 class Choice:
     """What was decided at the first exchange."""
 
-    made: bool = False
+    off: bool = False
     otel: OpenTelemetryMiddleware | None = None
 
 
@@ -93,15 +93,16 @@ class TracingMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one exchange."""
-        if scope["type"] != "http":
+        choice = self._choice
+        if choice.off or scope["type"] != "http":
             return await self.app(scope, receive, send)
-        if not self._choice.made:
+        if choice.otel is None:
             provider = self.tracer_provider or find_provider()
-            self._choice.otel = None if provider is None else instrument(provider)
-            self._choice.made = True
-        if self._choice.otel is None:
-            return await self.app(scope, receive, send)
-        await self._trace(self._choice.otel, scope, receive, send)
+            if provider is None:
+                choice.off = True
+                return await self.app(scope, receive, send)
+            choice.otel = instrument(provider)
+        await self._trace(choice.otel, scope, receive, send)
 
     async def _trace(
         self, shared: OpenTelemetryMiddleware, scope: Scope, receive: Receive, send: Send
