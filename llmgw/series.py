@@ -16,6 +16,7 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from functools import partial
+from time import perf_counter
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -26,7 +27,7 @@ from prometheus_client.samples import Sample
 from prometheus_client.values import MutexValue, ValueClass
 
 from llmgw import telemetry
-from llmgw.exchange import Attempt
+from llmgw.exchange import Exchange
 
 OTHER = "other"
 PROVIDERS = 64  # distinct names before the rest is "other"; chosen, litellm knows about 100
@@ -114,9 +115,10 @@ class Tally:
     waited: Note | None = None
     tokens: tuple[Note, Note] | None = None  # input, output
 
-    def count(self, started_at: float, took: float, attempt: Attempt | None) -> None:
-        """Note an exchange, and what its accepted run tells."""
-        self.took(took)
+    def count(self, exchange: Exchange) -> None:
+        """Note an exchange that ends now, and what its accepted run tells."""
+        started_at, attempt = exchange.started_at, exchange.answer
+        self.took(perf_counter() - started_at)
         self.ended(1)
         if attempt is None:
             return

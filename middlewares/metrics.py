@@ -9,8 +9,6 @@ Source   the names and buckets are telemetry.py's table. 499: nginx, NGX_HTTP_CL
 
 from __future__ import annotations
 
-import time
-
 import attrs
 from prometheus_client import REGISTRY, CollectorRegistry
 
@@ -65,7 +63,7 @@ class MetricsMiddleware:
         name = attempt.provider if attempt else exchange.error.provider if exchange.error else None
         told = (method, exchange.path, status, name, exchange.model)
         tally = self._tallies.get(told) or self._tally(*told)
-        tally.count(exchange.started_at, time.perf_counter() - exchange.started_at, attempt)
+        tally.count(exchange)
         found.noted += 1
         if found.noted >= BATCH:
             found.settle()

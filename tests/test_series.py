@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
 
+from llmgw.exchange import Exchange
 from llmgw.series import NotingGauge, NotingHistogram, families_of
 
 BOUNDS = (0.125, 1.0, 10.0)
@@ -60,7 +61,7 @@ def test_nothing_is_lost_between_threads() -> None:
     def count(number: int) -> None:
         tally = families.tally(*labels)
         for _ in range(1000):
-            tally.count(0.0, 0.5, None)
+            tally.count(Exchange())
             if number % 2:
                 families.settle()
         generate_latest(registry)
@@ -71,17 +72,18 @@ def test_nothing_is_lost_between_threads() -> None:
     named = {"provider": "none", "model": "none", "status": "200"}
     http = {"method": "GET", "path": "/", "status": "200"}
     assert registry.get_sample_value("llmgw_requests_total", named) == 8000
-    assert registry.get_sample_value("http_server_request_duration_seconds_sum", http) == 4000
+    assert registry.get_sample_value("http_server_request_duration_seconds_count", http) == 8000
 
 
 SHARED = """
 from prometheus_client import CollectorRegistry
-from llmgw.exchange import Attempt, Usage
+from llmgw.exchange import Attempt, Exchange, Usage
 from llmgw.series import families_of
 families = families_of(CollectorRegistry())
 families.active.note(1)
 tally = families.tally("GET", "/", "200", "p", "m")
-tally.count(1.0, 0.5, Attempt(usage=Usage(3, 4, 7), first_token_at=1.25))
+answer = Attempt(usage=Usage(3, 4, 7), first_token_at=1.25)
+tally.count(Exchange(started_at=1.0, answer=answer))
 families.active.note(-1)
 from prometheus_client import generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
