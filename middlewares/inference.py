@@ -72,8 +72,8 @@ class InferenceMiddleware:
         call = body.decode(read_call)
         exchange.model, exchange.stream = call.model, call.stream
         inference = Inference(call, exchange.request_id or exchange.id, self.tracer_provider)
-        error: BaseException | None = None
         inference.start()
+        error: BaseException | None = None
         try:
             if inference.span is None:
                 await self.app(scope, body, send)
@@ -84,7 +84,7 @@ class InferenceMiddleware:
             error = exc
             raise
         finally:
-            ended = outcome_of(exchange, error)
-            if ended == "error" and error is None:
+            outcome = outcome_of(exchange, error)
+            if outcome == "error" and error is None:
                 error = GatewayError("The app failed.", code=f"status_{exchange.status or 500}")
-            inference.finish(exchange.answer, error, outcome=ended)
+            inference.finish(exchange.answer, error, outcome=outcome)
