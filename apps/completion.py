@@ -20,7 +20,7 @@ import attrs
 
 from llmgw import sse, telemetry
 from llmgw.asgi import BODY, START, Receive, Scope, Send
-from llmgw.body import read_whole_body
+from llmgw.body import read_whole_body, replayed
 from llmgw.errors import GatewayError
 from llmgw.exchange import Attempt, Deployment, Exchange, attempt_of, enter
 from llmgw.providers import keys
@@ -53,7 +53,8 @@ class CompletionApp:
         """Answer one exchange."""
         exchange, scope, receive, send = enter(scope, receive, send)
         attempt = attempt_of(scope)
-        body = await read_whole_body(receive, limit=self.max_body)
+        limit = self.max_body
+        body = replayed(receive, limit) or await read_whole_body(receive, limit=limit)
         if not body.complete:
             exchange.left = True
             return

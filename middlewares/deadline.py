@@ -23,7 +23,7 @@ from llmgw import errors
 from llmgw.asgi import ASGIApp, Receive, Scope, Send, request_header
 from llmgw.block import Block
 from llmgw.errors import InvalidRequestError
-from llmgw.exchange import enter
+from llmgw.exchange import EXCHANGE, Exchange, outermost
 from llmgw.stack import Place
 
 ALL = "one clock for all deployments and attempts"
@@ -56,9 +56,9 @@ class DeadlineMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one exchange."""
-        if scope["type"] != "http":
-            return await self.app(scope, receive, send)
-        exchange, scope, receive, send = enter(scope, receive, send)
+        if EXCHANGE not in scope:  # it is the outermost, or this is no HTTP
+            return await outermost(self, self.app, scope, receive, send)
+        exchange: Exchange = scope[EXCHANGE]
         total, value = self.total, request_header(scope, HEADER)
         if value is not None:
             total = min(total, seconds_of(value))

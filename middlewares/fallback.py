@@ -31,7 +31,7 @@ from llmgw.errors import (
     RateLimitError,
     from_status,
 )
-from llmgw.exchange import ATTEMPT, Attempt, Exchange, enter
+from llmgw.exchange import ATTEMPT, EXCHANGE, Attempt, Exchange, outermost
 from llmgw.gate import Gate, ours
 from llmgw.routing import Candidate, Turn, Walk
 from llmgw.stack import Place
@@ -86,9 +86,9 @@ class FallbackMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one exchange."""
-        if scope["type"] != "http":
-            return await self.app(scope, receive, send)
-        exchange, scope, receive, send = enter(scope, receive, send)
+        if EXCHANGE not in scope:  # it is the outermost, or this is no HTTP
+            return await outermost(self, self.app, scope, receive, send)
+        exchange: Exchange = scope[EXCHANGE]
         if not isinstance(receive, Body) or (receive.complete and not receive.watched):
             # nobody above holds the body and watches the client: do so, and come again
             body = await read_body(receive, limit=self.max_body)

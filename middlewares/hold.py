@@ -19,9 +19,9 @@ import anyio
 import attrs
 
 from llmgw.asgi import BODY, START, ASGIApp, Message, Receive, Scope, Send, find_header
-from llmgw.body import read_whole_body
+from llmgw.body import read_whole_body, replayed
 from llmgw.errors import from_status
-from llmgw.exchange import Exchange, enter
+from llmgw.exchange import EXCHANGE, Exchange, outermost
 from llmgw.sse import COMMENT, HEADERS
 from llmgw.stack import Place
 from llmgw.wire import read_call
@@ -50,10 +50,13 @@ class HoldMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one exchange."""
-        if scope["type"] != "http" or scope["method"] != "POST":
+        if scope.get("method") != "POST":  # this is no HTTP, or no call
             return await self.app(scope, receive, send)
-        exchange, scope, receive, send = enter(scope, receive, send)
-        body = await read_whole_body(receive, limit=self.max_body)
+        if EXCHANGE not in scope:  # it is the outermost
+            return await outermost(self, self.app, scope, receive, send)
+        exchange: Exchange = scope[EXCHANGE]
+        limit = self.max_body
+        body = replayed(receive, limit) or await read_whole_body(receive, limit=limit)
         if not body.complete:
             exchange.left = True
             return

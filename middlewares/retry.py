@@ -22,7 +22,7 @@ import attrs
 from llmgw.asgi import ASGIApp, Receive, Scope, Send
 from llmgw.body import Body, read_body
 from llmgw.errors import GatewayError
-from llmgw.exchange import ATTEMPT, Attempt, Exchange, enter
+from llmgw.exchange import ATTEMPT, EXCHANGE, Attempt, Exchange, outermost
 from llmgw.gate import Gate, ours
 from llmgw.retrying import RetryBudget, RetryPolicy
 from llmgw.stack import Place
@@ -53,9 +53,9 @@ class RetryMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one exchange."""
-        if scope["type"] != "http":
-            return await self.app(scope, receive, send)
-        exchange, scope, receive, send = enter(scope, receive, send)
+        if EXCHANGE not in scope:  # it is the outermost, or this is no HTTP
+            return await outermost(self, self.app, scope, receive, send)
+        exchange: Exchange = scope[EXCHANGE]
         if not isinstance(receive, Body) or (receive.complete and not receive.watched):
             # nobody above holds the body and watches the client: do so, and come again
             body = await read_body(receive, limit=self.max_body)
