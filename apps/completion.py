@@ -20,7 +20,7 @@ import attrs
 
 from llmgw import sse, telemetry
 from llmgw.asgi import BODY, START, Receive, Scope, Send
-from llmgw.body import read_whole_body, replayed
+from llmgw.body import Body, read_whole_body, replayed
 from llmgw.errors import GatewayError
 from llmgw.exchange import Attempt, Deployment, Exchange, attempt_of, enter
 from llmgw.providers import keys
@@ -66,11 +66,13 @@ class CompletionApp:
         attempt.deployment, attempt.provider = deployment, deployment.provider
         exchange.headers.update(deployment.shown)
         if body.watched:
-            await self._attempt(exchange, attempt, call, send)
+            await self._attempt(exchange, attempt, body, call, send)
         else:
-            await body.watch(exchange, partial(self._attempt, exchange, attempt, call, send))
+            await body.watch(exchange, partial(self._attempt, exchange, attempt, body, call, send))
 
-    async def _attempt(self, exchange: Exchange, attempt: Attempt, call: Call, send: Send) -> None:
+    async def _attempt(
+        self, exchange: Exchange, attempt: Attempt, body: Body, call: Call, send: Send
+    ) -> None:
         assert attempt.deployment is not None
         deployment = attempt.deployment
         relay = Relay(call, deployment.provider)
@@ -79,6 +81,9 @@ class CompletionApp:
             first = await run.begin(telemetry.inject())
             attempt.first_token_at, attempt.status = time.perf_counter(), 200
             exchange.answer = exchange.answer or attempt
+            if call.stream:
+                body.forget()
+                call.forget()  # it may go on for minutes, and a prompt may be a megabyte
             await self._relay(run, first, call, send)
         except GatewayError as exc:
             attempt.error = exc

@@ -71,7 +71,7 @@ class Body(Struct, eq=False):
         return self
 
     def forget(self) -> None:
-        """Drop the bytes and what was decoded of them: the response has begun, none runs again.
+        """Drop the bytes and what was decoded of them: they have been answered, nothing runs again.
 
         For the app that has read them: to whoever asks later they count as given.
         """

@@ -108,7 +108,7 @@ class Exchange(Struct, eq=False):
     alternatives: int = 0  # Fallback: deployments that may be asked after this one
     deadline: float | None = None  # Deadline, Port: when all must be done, time.monotonic()
     error: GatewayError | None = None  # ErrorMap: what went wrong, as the client was told
-    headers: dict[bytes, bytes] = field(default_factory=dict[bytes, bytes])  # any layer, own names
+    headers: dict[bytes, bytes] = {}  # any layer, own names
     start: Message | None = None  # Port: the response's start, once it has begun
     status: int | None = None  # Port: that the client got, once it has begun
     last: bytes = b""  # Port: the last piece of the body that has gone out

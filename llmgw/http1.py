@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import httptools
-from msgspec import Struct, field
+from msgspec import Struct
 
 from llmgw.asgi import Header
 
@@ -48,11 +48,12 @@ class Response(Struct, eq=False, kw_only=True):
     """One response as it comes: ``feed`` it bytes, ``take`` the body's.
 
     ``begun``: a byte has come. ``ready``: status and headers are there. ``complete``: all is.
+    msgspec gives each its own lists.
     """
 
     status: int = 0
-    headers: list[Header] = field(default_factory=list[Header])  # names in lower case
-    pieces: list[bytes] = field(default_factory=list[bytes])  # of the body, not yet taken
+    headers: list[Header] = []  # names in lower case
+    pieces: list[bytes] = []  # of the body, not yet taken
     size: int = 0  # bytes in ``pieces``
     begun: bool = False
     ready: bool = False

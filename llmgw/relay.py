@@ -55,9 +55,9 @@ class Relay(msgspec.Struct, eq=False):
     id: str | None = None
     model: str | None = None
     usage: Usage | None = None
-    reasons: dict[int, str | None] = msgspec.field(default_factory=dict[int, str | None])
+    reasons: dict[int, str | None] = {}  # msgspec gives each its own
     events: int = 0  # with content
-    held: list[bytes] = msgspec.field(default_factory=list[bytes])
+    held: list[bytes] = []
 
     @property
     def begun(self) -> bool:
@@ -175,5 +175,5 @@ class Relay(msgspec.Struct, eq=False):
         )
 
     def _estimate(self) -> Usage:
-        prompt = len(self.call.fields.get("messages", b"")) // CHARACTERS
+        prompt = self.call.size // CHARACTERS
         return Usage(prompt, self.events, prompt + self.events, estimated=True)

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import attrs
 import msgspec
-from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from llmgw.errors import InvalidRequestError
 from llmgw.exchange import Deployment, Usage
@@ -79,16 +79,20 @@ _parts = msgspec.json.Decoder(list[PartShape])
 class Call(Struct, frozen=True, eq=False):
     """A checked request: ``fields`` as they came (JSON texts), and what was read of them."""
 
-    fields: Mapping[str, Raw]
+    fields: dict[str, Raw]
     model: str
     stream: bool = False
     include_usage: bool = False  # the client asked for the usage event
     temperature: float | None = None
     max_tokens: int | None = None
     choices: int = 1
-    options: Mapping[str, Raw] = field(
-        default_factory=dict[str, Raw]
-    )  # the client's stream_options
+    size: int = 0  # bytes of the messages
+    options: dict[str, Raw] = {}  # the client's stream_options
+
+    def forget(self) -> None:
+        """Drop the fields, and with them the bytes of the request: it will not be sent again."""
+        self.fields.clear()
+        self.options.clear()
 
     def encode(self, deployment: Deployment) -> bytes:
         """The body for a deployment.
@@ -177,6 +181,7 @@ def read_call(data: bytes) -> Call:
         temperature=shape.temperature,
         max_tokens=shape.max_tokens,
         choices=shape.n or 1,
+        size=memoryview(fields["messages"]).nbytes,
         options=options or {},
     )
 
