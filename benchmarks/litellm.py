@@ -1,8 +1,8 @@
 """What does the gateway add to a bare ``litellm.acompletion``, where it needs LiteLLM to translate?
 
 In one process, on uvloop: the gateway's app and a bare call, in turns, both against this folder's
-upstream on another core; an answer, and a stream. The ratio is what counts: LiteLLM's proxy is
-compared in ``gateway``.
+upstream on another core; an answer, and a stream, whose events come ten in a write, or one in a
+while. The ratio is what counts: LiteLLM's proxy is compared in ``gateway``.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import statistics
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,12 @@ from llmgw.apps.settings import DeploymentSettings, Model
 from llmgw.asgi import BODY, START, ASGIApp, Receive, Scope, Send
 from llmgw.providers.gateway import default_providers
 
+Knobs = Mapping[str, float]
+
 ROUNDS, REQUESTS = 15, 40
 SHORT, LONG = 10, 110  # events of a stream
+TOGETHER: Knobs = {"together": 10, "delay_ms": 0}
+ALONE: Knobs = {"together": 1, "delay_ms": 2}  # more than an event takes, so that none catches up
 REACH = 1.1  # times the bare call; issue 4
 
 
@@ -66,6 +71,7 @@ class Pairs:
     request: list[tuple[float, float]] = attrs.field(factory=list[tuple[float, float]])
     short: list[tuple[float, float]] = attrs.field(factory=list[tuple[float, float]])
     long: list[tuple[float, float]] = attrs.field(factory=list[tuple[float, float]])
+    alone: list[tuple[float, float]] = attrs.field(factory=list[tuple[float, float]])
 
 
 async def measure(upstream: Upstream, rounds: int, requests: int) -> Pairs:
@@ -74,15 +80,17 @@ async def measure(upstream: Upstream, rounds: int, requests: int) -> Pairs:
     apps = Bare(base), ours(base)
     found = Pairs()
     streamed = bench_layers.STREAM
-    kinds: list[tuple[list[tuple[float, float]], Request, int, int]] = [
-        (found.request, bench_layers.WHOLE, SHORT, requests),
-        (found.short, streamed, SHORT, requests),
-        (found.long, streamed, LONG, max(2, requests // 4)),
+    few = max(2, requests // 4)
+    kinds: list[tuple[list[tuple[float, float]], Request, int, Knobs, int]] = [
+        (found.request, bench_layers.WHOLE, SHORT, TOGETHER, requests),
+        (found.short, streamed, SHORT, TOGETHER, requests),
+        (found.long, streamed, LONG, TOGETHER, few),
+        (found.alone, streamed, LONG, ALONE, few),
     ]
     async with as_served():
         for number in range(rounds + 1):
-            for seen, request, events, times in kinds:
-                await load.tell(upstream.port, events=events)
+            for seen, request, events, knobs, times in kinds:
+                await load.tell(upstream.port, events=events, **knobs)
                 pair = await bench.pair(*apps, request, times, turned=number % 2 == 1)
                 if number:
                     seen.append(pair)
@@ -114,6 +122,7 @@ def main() -> None:
         row_of("an answer", found.request),
         row_of(f"a stream of {LONG} events", found.long),
         row_of("an event of a stream", slopes),
+        row_of(f"a stream of {LONG} events, one at a time", found.alone),
     ]
     for row in rows:
         added, times = bench_report.shown(Cost(**row["added"])), row["ratio"]["median"]

@@ -88,7 +88,11 @@ async def call(func: Callable[..., Awaitable[T]], *args: Any) -> T:
             raise
         # It was done before it heard: what it opened must not be lost. The caller's next wait
         # raises the cancellation anew.
-    return box.result()
+    try:
+        return box.result()
+    finally:
+        task = None  # an error's traceback holds this frame: these two would hold the error
+        del box
 
 
 async def _awaited(func: Callable[..., Awaitable[T]], args: tuple[Any, ...]) -> T:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 from contextvars import ContextVar
 
 import anyio
@@ -51,6 +53,29 @@ async def test_errors_pass() -> None:
         await portal.call(fail)
 
     assert caught.value is error
+
+
+async def test_an_error_is_not_left_to_the_collector() -> None:
+    """Nobody who has caught it holds it."""
+
+    class OwnError(Exception):
+        pass
+
+    seen: list[weakref.ref[OwnError]] = []
+
+    async def fail() -> None:
+        raise OwnError
+
+    gc.disable()
+    try:
+        try:
+            await portal.call(fail)
+        except OwnError as error:
+            seen.append(weakref.ref(error))
+        await anyio.sleep(0.05)  # the portal's last callback
+        assert [ref() for ref in seen] == [None]
+    finally:
+        gc.enable()
 
 
 async def test_context_goes_along() -> None:

@@ -10,6 +10,7 @@ Of a client's body only ALLOWED fields become arguments: ``api_base``, ``mock_re
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import importlib
 import os
@@ -136,86 +137,145 @@ def translate(exc: Exception, name: str) -> GatewayError:
 RECEIVED = ("received_finish_reason", "intermittent_finish_reason")  # None: the upstream gave none
 
 
-def encode(part: Any, *, last: bool = False) -> bytes:
-    """A chunk or an answer of LiteLLM's as JSON, without the null keys it adds but OpenAI's own.
-
-    ``last``: it came after the finish reason; of such a chunk only the usage is OpenAI's form.
-    """
-    found = part.model_dump(exclude_none=True, mode="json")
-    choices = [] if last else [{"finish_reason": None, **choice} for choice in found["choices"]]
-    return msgspec.json.encode({**found, "choices": choices})
+def plain(part: Any) -> dict[str, Any]:
+    """A chunk or an answer of LiteLLM's as data, without the null keys it adds but OpenAI's own."""
+    found: dict[str, Any] = part.model_dump(exclude_none=True, mode="json")
+    for choice in found["choices"]:
+        choice.setdefault("finish_reason", None)
+    return found
 
 
-def finishes(part: Any) -> int:
-    """How many finish reasons a chunk has."""
-    return sum(bool(choice.finish_reason) for choice in part.choices)
-
-
-def invented(stream: Any, part: Any) -> bool:
+def invented(stream: Any) -> bool:
     """Whether LiteLLM made up a finish reason: it does so when the upstream ended without one."""
-    given = (getattr(stream, name, "") for name in RECEIVED)
-    return finishes(part) > 0 and all(reason is None for reason in given)
+    return all(getattr(stream, name, "") is None for name in RECEIVED)
 
 
-async def close(stream: Any) -> None:
-    """Close a stream of LiteLLM's and the connection below it.
+def response_of(stream: Any) -> Any:
+    """The response below a stream of Anthropic's: the stream's own ``aclose`` leaves it open.
 
-    Its ``aclose`` leaves Anthropic's connection open (BerriAI/litellm#38082): the iterator there
-    holds only ``Response.aiter_lines()``, whose frame is the one place where the response is.
+    BerriAI/litellm#38082: the iterator there holds only ``Response.aiter_lines()``, whose frame is
+    the one place where the response is.
     """
     lines = getattr(getattr(stream, "completion_stream", None), "streaming_response", None)
     frame = getattr(lines, "ag_frame", None)
-    response: Any = frame.f_locals.get("self") if frame is not None else None
-    for one in (stream, response):
-        if hasattr(one, "aclose"):
-            await one.aclose()
+    return frame.f_locals.get("self") if frame is not None else None
+
+
+AHEAD = 16  # events read before anybody takes them: 5 ms of LiteLLM's work on the loop; chosen
+
+
+@attrs.define(eq=False)
+class Reader:
+    """Reads a stream of LiteLLM's ahead, so that what arrives together is taken together.
+
+    Where ten come in a write, the gateway thereby adds 20 us to an event and not 95. What waits is
+    bounded by number, not by bytes: LiteLLM itself keeps every part until the end. All of this runs
+    on the loop where LiteLLM runs.
+    """
+
+    name: str
+    stream: Any
+    open: int  # choices without a finish reason yet
+    texts: list[bytes] = attrs.field(factory=list[bytes])  # to be taken
+    error: GatewayError | None = None  # what came behind them
+    ended: bool = False
+    task: asyncio.Task[None] | None = None
+    waiter: asyncio.Future[None] | None = None  # of take(), for a text; or of the task, for room
+
+    async def take(self) -> list[bytes]:
+        """All that is there, after a wait for the first; [] at the end. Raises GatewayError."""
+        if self.task is None and not self.ended:
+            self.task = asyncio.create_task(self._read())
+        if not self.texts and not self.ended:
+            await self._wait()
+        texts, self.texts = self.texts, []
+        self._wake()
+        if not texts and self.error is not None:
+            try:
+                raise self.error
+            finally:
+                self.error = None  # its traceback holds a frame that holds us
+        return texts
+
+    async def close(self) -> None:
+        """Stop reading; close the stream and the connection below it. May be called twice."""
+        response = response_of(self.stream)  # while its iterator stands: a cancelled one is gone
+        if self.task is not None and not self.task.done():
+            self.task.cancel()
+            await asyncio.wait([self.task])
+        self.texts, self.error, self.ended = [], None, True
+        for one in (self.stream, response):
+            if hasattr(one, "aclose"):
+                await one.aclose()
+
+    async def _read(self) -> None:
+        try:
+            async for part in self.stream:
+                if len(self.texts) >= AHEAD:
+                    await self._wait()
+                if self._note(part):
+                    break
+            self.texts.append(DONE)
+        except GatewayError as exc:
+            self.error = exc
+        except Exception as exc:
+            self.error = translate(exc, self.name)
+            self.error.__cause__ = exc
+        finally:
+            self.ended = True
+            self._wake()
+
+    def _note(self, part: Any) -> bool:
+        """Keep a part; whether it was the last: behind its usage LiteLLM only counts once more."""
+        found = plain(part)
+        finished = [choice for choice in found["choices"] if choice["finish_reason"]]
+        if finished and invented(self.stream):
+            message = f"{self.name} ended its answer before it was complete."
+            code = "upstream_truncated"
+            raise ProviderUnavailableError(message, provider=self.name, code=code)
+        last = self.open <= 0
+        if last:  # of what comes after the finish reason only the usage is OpenAI's form
+            if "usage" not in found:
+                return False
+            found["choices"] = []
+        self.open -= len(finished)
+        self.texts.append(msgspec.json.encode(found))
+        self._wake()
+        return last and bool(getattr(self.stream, "sent_stream_usage", False))
+
+    async def _wait(self) -> None:
+        self.waiter = asyncio.get_running_loop().create_future()
+        await self.waiter
+
+    def _wake(self) -> None:
+        waiter, self.waiter = self.waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
 
 @attrs.define(eq=False)
 class LiteLLMAnswer:
-    """An answer: whole, or by the parts that LiteLLM's stream gives."""
+    """An answer: whole, or what a Reader takes."""
 
-    name: str
     whole: list[bytes]
-    stream: Any = None
-    open: int = 1  # choices without a finish reason yet
+    reader: Reader | None = None
     headers: Sequence[Header] = ()
-    done: bool = False
 
     async def read(self, due: float) -> list[bytes]:
         """See Answer."""
-        return await within(due - time.monotonic(), self._next())
-
-    async def _next(self) -> list[bytes]:
-        if self.stream is None or self.done:
-            whole, self.whole = self.whole, []
-            return whole
-        while True:
-            try:
-                part = await portal.call(anext, self.stream)
-            except StopAsyncIteration:
-                self.done = True
-                return [DONE]
-            except Exception as exc:
-                raise translate(exc, self.name) from exc
-            if invented(self.stream, part):
-                message = f"{self.name} ended its answer before it was complete."
-                code = "upstream_truncated"
-                raise ProviderUnavailableError(message, provider=self.name, code=code)
-            last = self.open <= 0
-            self.open -= finishes(part)
-            if not last or getattr(part, "usage", None):
-                return [encode(part, last=last)]
+        if self.reader is not None:
+            return await within(due - time.monotonic(), portal.call(self.reader.take))
+        whole, self.whole = self.whole, []
+        return whole
 
     def release(self) -> bool:
         """See Answer."""
-        return self.stream is None
+        return self.reader is None
 
     async def aclose(self) -> None:
         """See Answer."""
-        self.done = True
-        if self.stream is not None:
-            await portal.call(close, self.stream)
+        if self.reader is not None:
+            await portal.call(self.reader.close)
 
 
 @attrs.frozen
@@ -242,8 +302,8 @@ class LiteLLMProvider:
         except Exception as exc:
             raise translate(exc, name) from exc
         if not call.stream:
-            return LiteLLMAnswer(name, [encode(answer)])
-        return LiteLLMAnswer(name, [], answer, call.choices)
+            return LiteLLMAnswer([msgspec.json.encode(plain(answer))])
+        return LiteLLMAnswer([], Reader(name, answer, call.choices))
 
 
 async def count_tokens(text: str, model: str) -> int:

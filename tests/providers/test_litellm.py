@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from collections.abc import Mapping
+from contextlib import suppress
+from contextvars import ContextVar
 from typing import Any
 
 import anyio
@@ -13,16 +17,17 @@ from llmgw import errors
 from llmgw.errors import GatewayError
 from llmgw.exchange import Attempt, Deployment
 from llmgw.providers.base import Clocks, Run
-from llmgw.providers.litellm import LiteLLMProvider, arguments
+from llmgw.providers.litellm import AHEAD, LiteLLMAnswer, LiteLLMProvider, Reader, arguments
 from llmgw.relay import Relay
 from llmgw.wire import DONE, Call, read_call
 from tests.servers import free_port
-from tests.upstreams.recorder import TEXT, Recorder, Reply, event, stream
+from tests.upstreams.recorder import TEXT, Recorder, Reply, chat_chunks, event, stream
 
 pytestmark = pytest.mark.usefixtures("close_litellm")
 
 ASK = {"model": "asked", "messages": [{"role": "user", "content": "hi"}]}
 KEY = "sk-ours-0123456789"
+SPAN: ContextVar[str] = ContextVar("SPAN", default="none")
 
 
 def call_of(**fields: Any) -> Call:
@@ -271,6 +276,245 @@ async def test_closing_early_closes_the_upstreams_connection(
     await run.aclose()  # twice is once
 
     await recorder.until(lambda: recorder.cut == 1)
+
+
+ASKED: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
+
+
+async def opened(recorder: Recorder, provider: str = "openai") -> LiteLLMAnswer:
+    """An answer that is a stream, still unread."""
+    return await LiteLLMProvider().open(call_of(**ASKED), place(provider, recorder), [])
+
+
+async def read_all(answer: LiteLLMAnswer) -> list[list[bytes]]:
+    """What each read gives."""
+    found: list[list[bytes]] = []
+    while given := await answer.read():
+        found.append(given)
+    return found
+
+
+async def test_what_comes_together_is_read_together(recorder: Recorder) -> None:
+    """One write of the upstream's, one read: its three texts and the finish."""
+    recorder.script.append(stream([b"".join(chat_chunks(include_usage=True))]))
+    answer = await opened(recorder)
+
+    reads = await read_all(answer)
+    await answer.aclose()
+
+    assert len(reads[0]) >= 4
+    assert len(reads) <= 2  # LiteLLM may wait for the connection's end before it gives the usage
+    assert text_of(reads[0]) == TEXT
+    assert reads[-1][-1] == DONE
+
+
+async def test_what_comes_alone_is_read_alone(recorder: Recorder) -> None:
+    """A text does not wait for the next."""
+    recorder.script.append(stream(chat_chunks(include_usage=True), hold=1))
+    answer = await opened(recorder)
+
+    with anyio.fail_after(5):
+        first = await answer.read()
+    recorder.release()
+    rest = await read_all(answer)
+    await answer.aclose()
+
+    assert text_of(first) == "Hello"
+    assert text_of([text for texts in rest for text in texts]) == TEXT.removeprefix("Hello")
+
+
+async def test_a_failure_waits_behind_what_was_good(recorder: Recorder) -> None:
+    """Three texts and a broken connection in one breath: first the texts."""
+    good = chat_chunks()[:3]
+    recorder.script.append(stream([b"".join(good), b""], cut=1))
+    answer = await opened(recorder)
+
+    said = ""
+    while said != TEXT:
+        said += text_of(await answer.read())
+    with pytest.raises(errors.ProviderUnavailableError):
+        await answer.read()
+    await answer.aclose()
+
+
+@pytest.mark.parametrize("provider", CUT)
+async def test_closing_while_it_reads_ends_the_task(provider: str, recorder: Recorder) -> None:
+    """A read was given up; the task that waits for the upstream must not outlive the answer."""
+    recorder.script.append(stream([*CUT[provider], *CUT[provider]], hold=len(CUT[provider])))
+    answer = await opened(recorder, provider)
+    assert answer.reader is not None
+
+    with anyio.move_on_after(0.2):
+        await read_all(answer)
+    task = answer.reader.task
+    assert task is not None
+    assert not task.done()
+    await answer.aclose()
+
+    assert task.done()
+    assert await answer.read() == []
+    await recorder.until(lambda: recorder.cut == 1)
+
+
+async def test_a_read_that_was_given_up_loses_nothing(recorder: Recorder) -> None:
+    """What comes meanwhile is there for the next."""
+    recorder.script.append(stream(chat_chunks(include_usage=True), hold=1))
+    answer = await opened(recorder)
+
+    found = await answer.read()
+    with anyio.move_on_after(0.1):
+        found += await answer.read()
+    recorder.release()
+    for texts in await read_all(answer):
+        found += texts
+    await answer.aclose()
+
+    assert text_of(found) == TEXT
+
+
+async def test_closing_what_was_never_read(recorder: Recorder) -> None:
+    """There is no task yet, but a connection."""
+    recorder.script.append(stream(CUT["openai"] * 2, hold=1))
+    answer = await opened(recorder)
+
+    await answer.aclose()
+
+    assert await answer.read() == []
+    await recorder.until(lambda: recorder.cut == 1)
+
+
+class Part:
+    """A part of a stream, as LiteLLM's are."""
+
+    def __init__(self, word: str, reason: str | None = None, **more: Any) -> None:
+        choice = {"index": 0, "delta": {"content": word}}
+        self.data = {"choices": [{**choice, "finish_reason": reason} if reason else choice], **more}
+
+    def model_dump(self, *, exclude_none: bool, mode: str) -> dict[str, Any]:
+        assert (exclude_none, mode) == (True, "json")
+        return self.data
+
+
+class Parts:
+    """A stream of LiteLLM's that never waits; it may fail at its end."""
+
+    received_finish_reason = "stop"
+    sent_stream_usage = False
+
+    def __init__(self, *parts: Part, failure: Exception | None = None) -> None:
+        self.parts = list(parts)
+        self.failures = [failure or StopAsyncIteration()]
+        self.closed = False
+
+    def __aiter__(self) -> Parts:
+        return self
+
+    async def __anext__(self) -> Part:
+        if not self.parts:
+            raise self.failures.pop()
+        part = self.parts.pop(0)
+        self.sent_stream_usage = "usage" in part.data
+        return part
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+
+async def test_no_more_is_read_ahead_than_is_taken() -> None:
+    """A slow client slows the upstream."""
+    parts = Parts(*[Part("x")] * (3 * AHEAD))
+    answer = LiteLLMAnswer([], Reader("openai", parts, 1))
+
+    first = await answer.read()
+    await anyio.sleep(0.05)
+    left = len(parts.parts)
+    rest = [len(texts) for texts in await read_all(answer)]
+    await answer.aclose()
+
+    assert len(first) == AHEAD
+    assert left >= AHEAD - 2  # the next are there, and one that waits for room
+    assert rest == [AHEAD, AHEAD + 1]  # and the end
+
+
+async def test_nothing_is_asked_of_litellm_behind_the_usage() -> None:
+    """It would put the whole answer together once more, to count it: 40 us an event."""
+    parts = Parts(Part("x", "stop"), Part("", usage={"total_tokens": 1}), Part("never asked"))
+    answer = LiteLLMAnswer([], Reader("openai", parts, 1))
+
+    reads = await read_all(answer)
+    await answer.aclose()
+
+    assert [len(texts) for texts in reads] == [3]
+    assert json.loads(reads[0][1]) == {"choices": [], "usage": {"total_tokens": 1}}
+    assert reads[0][2] == DONE
+    assert len(parts.parts) == 1
+    assert parts.closed
+
+
+async def test_a_litellm_that_tells_no_usage_is_asked_to_its_end() -> None:
+    """Behind the finish reason only a usage is worth sending."""
+    answer = LiteLLMAnswer([], Reader("openai", Parts(Part("x", "stop"), Part("")), 1))
+
+    [texts] = await read_all(answer)
+    await answer.aclose()
+
+    assert json.loads(texts[0])["choices"][0]["finish_reason"] == "stop"
+    assert texts[1:] == [DONE]
+
+
+@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize("fails", [True, False])
+async def test_nothing_is_left_to_the_collector(*, fails: bool, told: bool) -> None:
+    """Neither after an end nor after an error, whether it was raised or not."""
+    parts = Parts(Part("x", "stop"), failure=ValueError("x") if fails else None)
+    reader = Reader("openai", parts, 1)
+    answer, seen = LiteLLMAnswer([], reader), weakref.ref(reader)
+    del reader
+
+    gc.disable()
+    try:
+        await answer.read()
+        if told:
+            with suppress(errors.ProviderUnavailableError):
+                await answer.read()
+        await answer.aclose()
+        del answer
+        await anyio.sleep(0.05)  # the portal's last callback
+        assert seen() is None
+    finally:
+        gc.enable()
+
+
+async def test_an_error_has_its_cause() -> None:
+    """For the log: LiteLLM's own."""
+    failure = ValueError("x")
+    answer = LiteLLMAnswer([], Reader("openai", Parts(failure=failure), 1))
+
+    with pytest.raises(errors.ProviderUnavailableError) as caught:
+        await answer.read()
+    await answer.aclose()
+
+    assert caught.value.__cause__ is failure
+
+
+async def test_the_reader_runs_in_the_context_of_its_request() -> None:
+    """A span that is current here is current where LiteLLM works."""
+    seen: list[str] = []
+
+    class Watched(Parts):
+        async def __anext__(self) -> Part:
+            seen.append(SPAN.get())
+            return await super().__anext__()
+
+    answer = LiteLLMAnswer([], Reader("openai", Watched(Part("x", "stop")), 1))
+    token = SPAN.set("ours")
+    try:
+        await read_all(answer)
+    finally:
+        SPAN.reset(token)
+    await answer.aclose()
+
+    assert set(seen) == {"ours"}
 
 
 async def test_silence_meets_the_clock(recorder: Recorder) -> None:
