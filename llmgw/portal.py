@@ -55,6 +55,12 @@ async def call(func: Callable[..., Awaitable[T]], *args: Any) -> T:
     """``await func(*args)`` on an asyncio loop: this one, or the portal's."""
     if on_asyncio():
         return await func(*args)
+    # Nothing here may name the outcome: an error's traceback holds this frame, for the collector
+    return (await _carried(func, args)).result()
+
+
+async def _carried(func: Callable[..., Awaitable[T]], args: tuple[Any, ...]) -> Future[T]:
+    """What has become of a call on the portal's loop."""
     context = contextvars.copy_context()
     context.run(told_asyncio)
     there = loop()
@@ -88,11 +94,7 @@ async def call(func: Callable[..., Awaitable[T]], *args: Any) -> T:
             raise
         # It was done before it heard: what it opened must not be lost. The caller's next wait
         # raises the cancellation anew.
-    try:
-        return box.result()
-    finally:
-        task = None  # an error's traceback holds this frame: these two would hold the error
-        del box
+    return box
 
 
 async def _awaited(func: Callable[..., Awaitable[T]], args: tuple[Any, ...]) -> T:
