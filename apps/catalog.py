@@ -59,7 +59,7 @@ class Models:
         """What is served, in one line."""
         providers = keys.configured(self.environ)
         if list(self.groups) == [ECHO] and not providers:
-            return "no provider key and no config, serving the offline model `echo`"
+            return "no provider key and no model configured, serving the offline model `echo`"
         named = [", ".join(f"`{name}`" for name in self.groups)] if self.groups else []
         by_prefix = [f"any model of {', '.join(providers)}"] if self.open and providers else []
         return "serving " + ("; ".join([*named, *by_prefix]) or "nothing: no model is configured")

@@ -175,12 +175,19 @@ def strict(kind: type) -> Any:
     return structure
 
 
-def overlay(data: dict[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
-    """The file's data with ``LLMGW_SERVER__PORT=8080`` and the like laid over it."""
-    for name, text in environ.items():
-        if not name.startswith(PREFIX) or SEPARATOR not in name or name in NOT_SETTINGS:
-            continue
-        *path, last = name.removeprefix(PREFIX).lower().split(SEPARATOR)
+def given_by(environ: Mapping[str, str]) -> dict[str, str]:
+    """What ``LLMGW_SERVER__PORT=8080`` and the like set: a text for each path (``server.port``)."""
+    return {
+        name.removeprefix(PREFIX).lower().replace(SEPARATOR, "."): text
+        for name, text in environ.items()
+        if name.startswith(PREFIX) and SEPARATOR in name and name not in NOT_SETTINGS
+    }
+
+
+def overlay(data: dict[str, Any], given: Mapping[str, str]) -> dict[str, Any]:
+    """The file's data with what the environment gives laid over it."""
+    for name, text in given.items():
+        *path, last = name.split(".")
         table = data
         for step in path:
             inner = table.setdefault(step, {})
@@ -248,13 +255,24 @@ def load(path: Path | None, environ: Mapping[str, str]) -> tuple[Settings, Mappi
             raise SettingsError([f"{file}: {exc.strerror}"]) from exc
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
             raise SettingsError([f"{file}: {exc}"]) from exc
+    given = given_by(environ)
     try:
-        settings = converter().structure(overlay(data, environ), Settings)
+        settings = converter().structure(overlay(data, given), Settings)
     except cattrs.BaseValidationError as exc:
-        raise SettingsError(messages_of(exc)) from exc
+        raise SettingsError(located(messages_of(exc), file, given)) from exc
     if wrong := contradictions(settings):
-        raise SettingsError(wrong)
+        raise SettingsError(located(wrong, file, given))
     return settings, environ
+
+
+def located(errors: list[str], file: Path, given: Mapping[str, str]) -> list[str]:
+    """The errors, with the file's name where it is not the environment that set the key."""
+    found: list[str] = []
+    for error in errors:
+        path = error.partition(": ")[0]
+        set_here = any(f"{name}.".startswith(f"{path}.") for name in given)
+        found.append(error if set_here else f"{file}: {error}")
+    return found
 
 
 def contradictions(settings: Settings) -> list[str]:

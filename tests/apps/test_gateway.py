@@ -170,7 +170,8 @@ async def test_ready_means_that_some_model_can_be_served() -> None:
 @pytest.mark.parametrize(
     ("given", "environ", "words"),
     [
-        (Settings(), {}, ["`echo`", "no provider key"]),
+        (Settings(), {}, ["`echo`", "no provider key and no model configured"]),
+        (Settings(keys=[key()]), {}, ["`echo`", "no provider key and no model configured"]),
         (Settings(models=ECHO), {}, ["`a`, `b`"]),
         (Settings(), {"GROQ_API_KEY": "k"}, ["any model of groq"]),
         (

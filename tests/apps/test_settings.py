@@ -156,10 +156,10 @@ def test_a_file_that_is_no_text_is_named(folder: Path) -> None:
     ],
 )
 def test_an_error_has_the_path_of_its_key(text: str, error: str, folder: Path) -> None:
-    """So that it is found in the file."""
+    """And the file's name, so that it is found."""
     [found] = errors_of(text, folder)
 
-    assert found.startswith(error)
+    assert found.startswith(f"llmgw.toml: {error}")
 
 
 def test_all_errors_are_told_at_once(folder: Path) -> None:
@@ -178,9 +178,15 @@ def test_a_key_in_the_file_is_not_repeated(folder: Path) -> None:
 
 def test_a_bad_value_of_the_environment_is_named(folder: Path) -> None:
     """By the same path as in the file."""
-    [error] = errors_of("", folder, {"LLMGW_SERVER__PORT": "eighty"})
+    environ = {"LLMGW_SERVER__PORT": "eighty", "LLMGW_SEVER__HOST": "x"}
 
-    assert error.startswith("server.port")
+    errors = errors_of("[server]\nprot = 1\n", folder, environ)
+
+    assert sorted(error.partition(": ")[0] for error in errors) == [
+        "llmgw.toml",  # server.prot, which is the file's
+        "server.port",
+        "sever",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -194,6 +200,7 @@ def test_a_name_stands_once(text: str, folder: Path) -> None:
     """Two groups of a name would hide each other, two keys would share a bill."""
     [error] = errors_of(text, folder)
 
+    assert error.startswith("llmgw.toml: ")
     assert "'m' stands twice" in error
 
 
