@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import attrs
 
 from llmgw.apps import bench, bench_layers
@@ -33,7 +34,9 @@ from llmgw.stack import Layer, layer
 from llmgw.wire import read_call
 
 TURN = 0.05  # seconds that a turn of the whole stack around the app may take; chosen
+PATIENCE = 30.0  # seconds until the end of a response, at the first look; chosen
 CHAT_ONLY = frozenset({"Hold", "Inference"})  # they read a chat request
+JSON = ("{", "[", '"')  # how a text begins that is no file's name
 OFFERED = frozenset({"Fallback", "Loopback"})  # need deployments; stands where Auth would
 
 
@@ -65,12 +68,18 @@ def import_app(path: str, *, factory: bool = False) -> ASGIApp:
 
 
 def body_of(given: str | None) -> bytes:
-    """A request's body: the content of a file of this name, else the text itself."""
+    """A request's body: the content of a file of this name, else the text itself.
+
+    Raises BenchError for what can only be meant as a file and cannot be read.
+    """
     if not given:
         return b""
     try:
         return Path(given).read_bytes()
-    except (OSError, ValueError):  # no such file; no file's name
+    except (OSError, ValueError) as exc:  # no such file; no file's name
+        if given.endswith(".json") and not given.startswith(JSON):
+            why = exc.strerror if isinstance(exc, OSError) else "no file's name"
+            raise BenchError(f"cannot read {given!r}: {why}") from exc
         return given.encode()
 
 
@@ -146,14 +155,35 @@ class Repeated:
         await self.app(scope, receive, send_again)
 
 
+class EndlessError(BenchError):
+    """A response that does not end."""
+
+
+def yielding(app: ASGIApp) -> ASGIApp:
+    """The app with a turn of the loop before each message: else some let no clock run."""
+
+    async def run(scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_later(message: Message) -> None:
+            await anyio.lowlevel.checkpoint()
+            await send(message)
+
+        await app(scope, receive, send_later)
+
+    return run
+
+
 async def asked(what: str, app: ASGIApp, request: Request) -> Client:
     """The client of one exchange. Raises BenchError for an answer that is not worth measuring."""
-    try:
-        client = await drive(app, request, 1)
-    except BenchError as exc:
-        raise BenchError(f"{what} {exc}") from exc
-    except Exception as exc:  # whatever a foreign app does
-        raise BenchError(f"{what} raised {type(exc).__name__}: {exc}") from exc
+    client: Client | None = None
+    with anyio.move_on_after(PATIENCE) as clock:
+        try:
+            client = await drive(yielding(app), request, 1)
+        except BenchError as exc:
+            raise BenchError(f"{what} {exc}") from exc
+        except Exception as exc:  # whatever a foreign app does
+            raise BenchError(f"{what} raised {type(exc).__name__}: {exc}") from exc
+    if clock.cancel_called or client is None:
+        raise EndlessError(f"{what} did not end its response within {PATIENCE:g} s")
     if not client.complete:
         raise BenchError(f"{what} did not complete its response")
     return client

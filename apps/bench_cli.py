@@ -95,7 +95,7 @@ def bench_layers(
 @click.option("--factory", is_flag=True, help="APP is a function that gives the app.")
 @click.option("--path", default="/", show_default=True, help="What to ask for, with its query.")
 @click.option("--method", help="POST with a body, GET without.")
-@click.option("--body", help="A file's name, or the text itself.")
+@click.option("--body", help="A file's name (what ends in .json is one), or the text itself.")
 @click.option("--header", "headers", multiple=True, help="name: value; may be repeated.")
 @backend_option
 @rounds_option
@@ -128,6 +128,8 @@ def bench_app(
         chosen = question.chosen(layers, request)
         wanted = question.Question(found, chosen, request, rounds, requests, progress)
         answer = question.measure(wanted, backend)
+    except question.EndlessError as exc:
+        raise click.ClickException(f"{app}: {exc}") from exc
     except BenchError as exc:
         raise click.UsageError(str(exc)) from exc
     if answer.status >= 400:

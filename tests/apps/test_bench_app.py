@@ -10,12 +10,15 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from llmgw.apps import bench_app
 from llmgw.apps.bench_app import Repeated, body_of, chosen, request_of, subject_of
 from llmgw.apps.bench_drive import Request, drive
 from llmgw.apps.cli import main
 from llmgw.asgi import BODY, START, Receive, Scope, Send
 
 TINY = '''
+import anyio
+
 from llmgw.asgi import respond
 
 lives = []
@@ -77,6 +80,22 @@ async def fails(scope, receive, send):
 async def half(scope, receive, send):
     assert scope["type"] == "http"
     await send({"type": "http.response.start", "status": 200, "headers": []})
+
+async def endless(scope, receive, send):
+    """Streams for ever, and never waits for anything."""
+    assert scope["type"] == "http"
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    while True:
+        await send({"type": "http.response.body", "body": b"x", "more_body": True})
+
+async def silent(scope, receive, send):
+    """Never answers, and calls its end an answer's."""
+    assert scope["type"] == "http"
+    try:
+        await anyio.sleep_forever()
+    except BaseException:
+        await respond(send, 200, b"{}")
+        raise
 
 async def missing(scope, receive, send):
     assert scope["type"] == "http"
@@ -207,6 +226,8 @@ def test_the_request_is_the_users(folder: Path) -> None:
         ("tiny:raises", [], "the app raised LookupError: nothing here"),
         ("tiny:fails", [], "the app answered 503"),
         ("tiny:tires", ["--layers", "ErrorMap"], "the app answered 503 while it was measured"),
+        ("tiny:app", ["--body", "nosuch.json"], "cannot read 'nosuch.json': No such file"),
+        ("tiny:app", ["--body", "a\0b.json"], "no file's name"),
         ("tiny:app", ["--json", "nosuch/x.json"], "there is no folder nosuch"),
         ("tiny:flips", [], "RequestID around the app answered 404, the app 200"),
         ("tiny:half", [], "did not complete its response"),
@@ -220,6 +241,21 @@ def test_what_cannot_be_measured(folder: Path, app: str, words: list[str], told:
     done = run(folder, app, *words)
 
     assert done.exit_code == (0 if told.startswith("note") else 2), done.output
+    assert told in done.output
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("app", ["endless", "silent"])
+def test_a_response_without_an_end(
+    folder: Path, app: str, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not waited for: exit code 1, the app and the seconds."""
+    monkeypatch.setattr(bench_app, "PATIENCE", 0.1)
+
+    done = run(folder, f"tiny:{app}", "--backend", backend)
+
+    assert done.exit_code == 1, done.output
+    told = f"tiny_{folder.name}:{app}: the app did not end its response within 0.1 s"
     assert told in done.output
 
 
@@ -263,7 +299,7 @@ def test_the_default_request() -> None:
     assert dict(found.headers)[b"content-length"] == b"2"
 
 
-@pytest.mark.parametrize("text", ["{}", "x" * 5000, "a\0b", "."])
+@pytest.mark.parametrize("text", ["{}", "x" * 5000, "a\0b", ".", '{"file": 1}.json', '"x.json'])
 def test_what_is_no_file_is_the_body(text: str) -> None:
     """A name that cannot be one, too."""
     assert body_of(text) == text.encode()
