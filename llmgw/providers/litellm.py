@@ -168,9 +168,9 @@ AHEAD = 16  # events read before anybody takes them: 5 ms of LiteLLM's work on t
 class Reader:
     """Reads a stream of LiteLLM's ahead, so that what arrives together is taken together.
 
-    Where ten come in a write, the gateway thereby adds 20 us to an event and not 95. What waits is
-    bounded by number, not by bytes: LiteLLM itself keeps every part until the end. All of this runs
-    on the loop where LiteLLM runs.
+    An event that leaves alone costs the gateway 50 us, each of ten that leave together 20. What
+    waits is bounded by number, not by bytes: LiteLLM itself keeps every part until the end. All of
+    this runs on the loop where LiteLLM runs.
     """
 
     name: str
