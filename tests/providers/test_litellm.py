@@ -398,7 +398,7 @@ class Part:
 class Parts:
     """A stream of LiteLLM's that never waits; it may fail at its end."""
 
-    received_finish_reason = "stop"
+    received_finish_reason: str | None = "stop"
     sent_stream_usage = False
 
     def __init__(self, *parts: Part, failure: Exception | None = None) -> None:
@@ -483,6 +483,24 @@ async def test_nothing_is_left_to_the_collector(*, fails: bool, told: bool) -> N
         assert seen() is None
     finally:
         gc.enable()
+
+
+async def test_a_finish_reason_that_litellm_made_up_is_a_cut() -> None:
+    """It says nothing of having received one; what was good goes out before the error."""
+
+    class Cut(Parts):
+        received_finish_reason = None
+        intermittent_finish_reason = None
+
+    answer = LiteLLMAnswer([], Reader("openai", Cut(Part("x"), Part("", "stop")), 1))
+
+    [text] = await answer.read()
+    with pytest.raises(errors.ProviderUnavailableError) as caught:
+        await answer.read()
+    await answer.aclose()
+
+    assert text_of([text]) == "x"
+    assert caught.value.code == "upstream_truncated"
 
 
 async def test_an_error_has_its_cause() -> None:
