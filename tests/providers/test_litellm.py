@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import weakref
 from collections.abc import Mapping
 from contextlib import suppress
@@ -283,13 +284,13 @@ ASKED: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": Tru
 
 async def opened(recorder: Recorder, provider: str = "openai") -> LiteLLMAnswer:
     """An answer that is a stream, still unread."""
-    return await LiteLLMProvider().open(call_of(**ASKED), place(provider, recorder), [])
+    return await LiteLLMProvider().open(call_of(**ASKED), place(provider, recorder), [], math.inf)
 
 
 async def read_all(answer: LiteLLMAnswer) -> list[list[bytes]]:
     """What each read gives."""
     found: list[list[bytes]] = []
-    while given := await answer.read():
+    while given := await answer.read(math.inf):
         found.append(given)
     return found
 
@@ -314,7 +315,7 @@ async def test_what_comes_alone_is_read_alone(recorder: Recorder) -> None:
     answer = await opened(recorder)
 
     with anyio.fail_after(5):
-        first = await answer.read()
+        first = await answer.read(math.inf)
     recorder.release()
     rest = await read_all(answer)
     await answer.aclose()
@@ -331,9 +332,9 @@ async def test_a_failure_waits_behind_what_was_good(recorder: Recorder) -> None:
 
     said = ""
     while said != TEXT:
-        said += text_of(await answer.read())
+        said += text_of(await answer.read(math.inf))
     with pytest.raises(errors.ProviderUnavailableError):
-        await answer.read()
+        await answer.read(math.inf)
     await answer.aclose()
 
 
@@ -352,7 +353,7 @@ async def test_closing_while_it_reads_ends_the_task(provider: str, recorder: Rec
     await answer.aclose()
 
     assert task.done()
-    assert await answer.read() == []
+    assert await answer.read(math.inf) == []
     await recorder.until(lambda: recorder.cut == 1)
 
 
@@ -361,9 +362,9 @@ async def test_a_read_that_was_given_up_loses_nothing(recorder: Recorder) -> Non
     recorder.script.append(stream(chat_chunks(include_usage=True), hold=1))
     answer = await opened(recorder)
 
-    found = await answer.read()
+    found = await answer.read(math.inf)
     with anyio.move_on_after(0.1):
-        found += await answer.read()
+        found += await answer.read(math.inf)
     recorder.release()
     for texts in await read_all(answer):
         found += texts
@@ -379,7 +380,7 @@ async def test_closing_what_was_never_read(recorder: Recorder) -> None:
 
     await answer.aclose()
 
-    assert await answer.read() == []
+    assert await answer.read(math.inf) == []
     await recorder.until(lambda: recorder.cut == 1)
 
 
@@ -425,7 +426,7 @@ async def test_no_more_is_read_ahead_than_is_taken() -> None:
     parts = Parts(*[Part("x")] * (3 * AHEAD))
     answer = LiteLLMAnswer([], Reader("openai", parts, 1))
 
-    first = await answer.read()
+    first = await answer.read(math.inf)
     await anyio.sleep(0.05)
     left = len(parts.parts)
     rest = [len(texts) for texts in await read_all(answer)]
@@ -473,10 +474,10 @@ async def test_nothing_is_left_to_the_collector(*, fails: bool, told: bool) -> N
 
     gc.disable()
     try:
-        await answer.read()
+        await answer.read(math.inf)
         if told:
             with suppress(errors.ProviderUnavailableError):
-                await answer.read()
+                await answer.read(math.inf)
         await answer.aclose()
         del answer
         await anyio.sleep(0.05)  # the portal's last callback
@@ -494,9 +495,9 @@ async def test_a_finish_reason_that_litellm_made_up_is_a_cut() -> None:
 
     answer = LiteLLMAnswer([], Reader("openai", Cut(Part("x"), Part("", "stop")), 1))
 
-    [text] = await answer.read()
+    [text] = await answer.read(math.inf)
     with pytest.raises(errors.ProviderUnavailableError) as caught:
-        await answer.read()
+        await answer.read(math.inf)
     await answer.aclose()
 
     assert text_of([text]) == "x"
@@ -509,7 +510,7 @@ async def test_an_error_has_its_cause() -> None:
     answer = LiteLLMAnswer([], Reader("openai", Parts(failure=failure), 1))
 
     with pytest.raises(errors.ProviderUnavailableError) as caught:
-        await answer.read()
+        await answer.read(math.inf)
     await answer.aclose()
 
     assert caught.value.__cause__ is failure
