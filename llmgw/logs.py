@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import re
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import TextIO
@@ -17,14 +16,13 @@ import msgspec
 
 LOGGER, ACCESS_LOGGER = "llmgw", "llmgw.access"
 WORD_LIMIT = 200  # characters of anything a client chose, in logs and spans; as wire's model names
-PLAIN = re.compile(rf"[ -~]{{0,{WORD_LIMIT}}}")  # printable ASCII
 
 log = logging.getLogger(LOGGER)
 
 
 def bounded(text: str | None) -> str | None:
     """At most WORD_LIMIT characters, those that could break a line or a terminal escaped."""
-    if text is None or PLAIN.fullmatch(text):
+    if text is None or (len(text) <= WORD_LIMIT and text.isascii() and text.isprintable()):
         return text
     return text[:WORD_LIMIT].encode("unicode_escape").decode("ascii")[:WORD_LIMIT]
 
