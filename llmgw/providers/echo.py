@@ -16,8 +16,9 @@ import attrs
 import msgspec
 
 from llmgw.asgi import Header
+from llmgw.block import Block
 from llmgw.exchange import Deployment
-from llmgw.waiting import within
+from llmgw.waiting import Expired
 from llmgw.wire import DONE, Call
 
 CREATED = 1_700_000_000  # a fixed time: the same question has the same answer
@@ -56,17 +57,16 @@ class EchoAnswer:
 
     async def read(self, due: float) -> list[bytes]:
         """See Answer."""
-        return await within(due - time.monotonic(), self._next())
-
-    async def _next(self) -> list[bytes]:
         if self.given == len(self.texts):
             return []
-        if pause := self.pause if self.given else self.latency:
-            await anyio.sleep(pause)
-        else:
-            await anyio.lowlevel.checkpoint()
-        self.given += 1
-        return [self.texts[self.given - 1]]
+        with Block(due - time.monotonic()):
+            if pause := self.pause if self.given else self.latency:
+                await anyio.sleep(pause)
+            else:
+                await anyio.lowlevel.checkpoint()
+            self.given += 1
+            return [self.texts[self.given - 1]]
+        raise Expired
 
     def release(self) -> bool:
         """See Answer."""
