@@ -50,6 +50,12 @@ class Usage(Struct, frozen=True):
     estimated: bool = False
 
 
+def shown_of(deployment: Deployment) -> Mapping[bytes, bytes]:
+    """The response headers by which a client sees who answered."""
+    found = {b"x-provider": deployment.provider, b"x-model": deployment.name}
+    return {name: value.encode("ascii", "replace") for name, value in found.items()}
+
+
 @attrs.frozen
 class Deployment:
     """One place that can serve a model.
@@ -69,13 +75,9 @@ class Deployment:
     default_temperature: float | None = attrs.field(default=0.7, kw_only=True)  # None: send none
     headers: tuple[tuple[str, str], ...] = attrs.field(default=(), kw_only=True, repr=False)
     options: tuple[tuple[str, str], ...] = attrs.field(default=(), kw_only=True)
-    shown: Mapping[bytes, bytes] = attrs.field(init=False, repr=False, eq=False)
-
-    @shown.default
-    def _shown(self) -> Mapping[bytes, bytes]:
-        """The response headers by which a client sees who answered."""
-        found = {b"x-provider": self.provider, b"x-model": self.name}
-        return {name: value.encode("ascii", "replace") for name, value in found.items()}
+    shown: Mapping[bytes, bytes] = attrs.field(
+        default=attrs.Factory(shown_of, takes_self=True), init=False, repr=False, eq=False
+    )
 
 
 class Attempt(Struct, eq=False):

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 import attrs
 
 from llmgw.asgi import ASGIApp, Receive, Scope, Send
-from llmgw.body import read_whole_body
+from llmgw.body import read_whole_body, replayed
 from llmgw.errors import GatewayError
-from llmgw.exchange import LEFT, Exchange, enter
+from llmgw.exchange import EXCHANGE, LEFT, Exchange, outermost
 from llmgw.stack import Place
 from llmgw.telemetry import Inference
 from llmgw.wire import read_call
@@ -62,10 +62,13 @@ class InferenceMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one exchange."""
-        if scope["type"] != "http" or scope["method"] != "POST":
+        if scope.get("method") != "POST":  # this is no HTTP, or no call
             return await self.app(scope, receive, send)
-        exchange, scope, receive, send = enter(scope, receive, send)
-        body = await read_whole_body(receive, limit=self.max_body)
+        if EXCHANGE not in scope:  # it is the outermost
+            return await outermost(self, self.app, scope, receive, send)
+        exchange: Exchange = scope[EXCHANGE]
+        limit = self.max_body
+        body = replayed(receive, limit) or await read_whole_body(receive, limit=limit)
         if not body.complete:
             exchange.left = True
             return
