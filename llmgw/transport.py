@@ -28,13 +28,14 @@ from anyio.streams.tls import TLSStream
 from llmgw.block import Block
 from llmgw.http1 import ProtocolError, Response, header_lines, request_head, request_start
 from llmgw.portal import on_asyncio
+from llmgw.timers import EARLY, Timers, set_timer
 from llmgw.waiting import Expired
 
 PIECE = 64 << 10  # bytes read at once
 HIGH = 256 << 10  # bytes of a body that wait to be taken; then reading pauses
 PORTS = {"http": 80, "https": 443}
 HAPPY_EYEBALLS = 0.25  # seconds until the next address is tried; RFC 8305
-TICK = 0.001  # seconds; uvloop's timers may be early by so much
+LONG = 5.0  # seconds of a wait that it does not wait alone; chosen
 
 
 @attrs.frozen
@@ -158,12 +159,13 @@ class Fast(asyncio.Protocol):
     """A connection on asyncio.
 
     One alarm serves all its waits: it is set when the first has begun, and when it goes off it is
-    set anew for whoever waits then. A timer for each wait would cost 3 us an event of a stream.
+    set anew for whoever waits then. A timer for each wait would cost 3 us an event of a stream. Who
+    is to wait for long shares a timer with all that do, and has one of its own for the rest.
     """
 
     __slots__ = (
         *("response", "_alarm", "_alarm_at", "_due", "_ended", "_error", "_full", "_loop"),
-        *("_odd", "_paused", "_transport", "_waiter"),
+        *("_odd", "_paused", "_timers", "_transport", "_waiter"),
     )
 
     def __init__(self) -> None:
@@ -175,7 +177,8 @@ class Fast(asyncio.Protocol):
         self._odd = False  # bytes came while nothing was asked
         self._waiter: asyncio.Future[None] | None = None  # who waits for bytes, or to send
         self._due = math.inf  # until then
-        self._alarm: asyncio.TimerHandle | None = None
+        self._timers: Timers | None = None  # the shared alarm, or
+        self._alarm: asyncio.TimerHandle | None = None  # its own
         self._alarm_at = math.inf
         self._full = False  # what is to be sent waits
         self._paused = False
@@ -308,20 +311,28 @@ class Fast(asyncio.Protocol):
             self._waiter.set_result(None)
 
     def _set_alarm(self) -> None:
-        self._alarm_at = self._due
-        self._alarm = self._loop.call_later(self._due - time.monotonic(), self._ring)
+        now = time.monotonic()
+        self._alarm_at = min(self._due, now + LONG)
+        if self._due - now > LONG:
+            self._timers = set_timer(self, LONG, Fast._ring, self._loop)
+        else:
+            self._alarm = self._loop.call_later(self._due - now, self._ring)
 
     def _silence(self) -> None:
+        if self._timers is not None:
+            self._timers.pop(self, None)
         if self._alarm is not None:
             self._alarm.cancel()
-            self._alarm, self._alarm_at = None, math.inf
+        self._timers = self._alarm = None
+        self._alarm_at = math.inf
 
     def _ring(self) -> None:
-        self._alarm, self._alarm_at = None, math.inf
+        self._timers = self._alarm = None
+        self._alarm_at = math.inf
         waiter = self._waiter
         if waiter is None or waiter.done() or self._due == math.inf:
             return
-        if time.monotonic() < self._due - TICK:
+        if time.monotonic() < self._due - EARLY:
             self._set_alarm()
         else:
             waiter.set_exception(Expired())

@@ -74,8 +74,7 @@ class Held:
 
     heartbeat_s: float
     send: Send
-    lock: anyio.Lock = attrs.field(factory=anyio.Lock)  # a comment never cuts into an event
-    held: bool = False  # the response is ours
+    lock: anyio.Lock | None = None  # the response is ours, and a comment never cuts into an event
     begun: bool = False  # the app's own has begun
     refused: int | None = None  # the status of what is no stream, behind a 200 of ours
 
@@ -83,28 +82,28 @@ class Held:
         """Send the app's message, if it still can be sent."""
         if message["type"] == START:
             self.begun = True
-        return self._send(message) if self.held else self.send(message)
+        return self.send(message) if self.lock is None else self._send(message, self.lock)
 
-    async def _send(self, message: Message) -> None:
+    async def _send(self, message: Message, lock: anyio.Lock) -> None:
         if message["type"] == START:
             kind = find_header(message.get("headers", ()), b"content-type") or b""
             good = message["status"] == 200 and kind.startswith(b"text/event-stream")
             self.refused = None if good else message["status"]
         elif self.refused is None:
-            async with self.lock:
+            async with lock:
                 await self.send(message)
 
     async def beat(self) -> None:
         """Begin the response, and go on with comments until the app's own begins."""
         if self.begun:
             return
-        self.held = True
-        async with self.lock:
+        lock = self.lock = anyio.Lock()
+        async with lock:
             await self.send({"type": START, "status": 200, "headers": HEADERS})
             await self.send({"type": BODY, "body": COMMENT, "more_body": True})
         while True:
             await anyio.sleep(self.heartbeat_s)
-            async with self.lock:
+            async with lock:
                 if self.begun:
                     return
                 await self.send({"type": BODY, "body": COMMENT, "more_body": True})

@@ -341,6 +341,22 @@ async def test_each_wait_for_the_body_has_a_time_of_its_own(client: Upstream) ->
     assert server.connections == 1
 
 
+async def test_a_long_wait_shares_a_timer_and_still_ends_in_time(
+    client: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the shared timer is set for it, or was for an earlier one."""
+    monkeypatch.setattr(transport, "LONG", 0.05)
+    with Wall() as wall:
+        url = f"{wall.url}/v1/chat/completions"
+        for seconds in (0.12, 0.18):
+            began = time.monotonic()
+            with pytest.raises(Expired):
+                await client.send(
+                    "POST", url, body=b'{"model": "silence"}', name="it", due=began + seconds
+                )
+            assert seconds - 0.01 < time.monotonic() - began < 5
+
+
 async def test_after_it_was_closed_a_new_one_is_opened(client: Upstream) -> None:
     """And what was in use is not kept."""
     with scripted(answers(OK), answers(OK)) as server:

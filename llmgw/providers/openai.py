@@ -138,6 +138,7 @@ def answer_of(call: Call, response: Response) -> StreamAnswer | WholeAnswer:
     if not call.stream:
         return WholeAnswer(response, headers)
     kind = find_header(response.headers, b"content-type") or b""
+    response.headers = []  # a stream may go on for minutes
     if kind.startswith(b"text/event-stream"):
         return StreamAnswer(response, headers)
     text = f"{response.name} did not answer with an event stream."
