@@ -20,13 +20,13 @@ import attrs
 
 from llmgw import sse, telemetry
 from llmgw.asgi import BODY, START, Receive, Scope, Send
-from llmgw.body import Body, read_whole_body, replayed
+from llmgw.body import read_whole_body, replayed
 from llmgw.errors import GatewayError
-from llmgw.exchange import Attempt, Deployment, Exchange, attempt_of, enter
+from llmgw.exchange import Deployment, Exchange, attempt_of, enter
 from llmgw.providers import keys
 from llmgw.providers.base import Clocks, Provider, Run
 from llmgw.relay import Relay
-from llmgw.wire import DONE, Call, read_call
+from llmgw.wire import DONE, read_call
 
 MAX_BODY = 10 << 20  # bytes; DESIGN 8
 JSON = (b"content-type", b"application/json")
@@ -52,29 +52,20 @@ class CompletionApp:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one exchange."""
         exchange, scope, receive, send = enter(scope, receive, send)
-        attempt = attempt_of(scope)
         limit = self.max_body
         body = replayed(receive, limit) or await read_whole_body(receive, limit=limit)
         if not body.complete:
             exchange.left = True
             return
-        call = body.decode(read_call)
+        if not body.watched:  # nobody above watches the client: do so, and come again
+            return await body.watch(exchange, partial(self, scope, body, send))
+        call, attempt = body.decode(read_call), attempt_of(scope)
         exchange.model, exchange.stream = call.model, call.stream
         if exchange.attempts < attempt.number:
             exchange.attempts = attempt.number
         deployment = attempt.deployment or self.resolve(exchange)
         attempt.deployment, attempt.provider = deployment, deployment.provider
         exchange.headers.update(deployment.shown)
-        if body.watched:
-            await self._attempt(exchange, attempt, body, call, send)
-        else:
-            await body.watch(exchange, partial(self._attempt, exchange, attempt, body, call, send))
-
-    async def _attempt(
-        self, exchange: Exchange, attempt: Attempt, body: Body, call: Call, send: Send
-    ) -> None:
-        assert attempt.deployment is not None
-        deployment = attempt.deployment
         relay = Relay(call, deployment.provider)
         run = Run(self.providers[deployment.via], call, deployment, self.clocks, relay)
         try:
@@ -84,7 +75,12 @@ class CompletionApp:
             if call.stream:
                 body.forget()
                 call.forget()  # it may go on for minutes, and a prompt may be a megabyte
-            await self._relay(run, first, call, send)
+                await stream(run, first, send)
+            else:
+                length = (b"content-length", b"%d" % len(first[0]))
+                headers = [JSON, length, *run.headers]
+                await send({"type": START, "status": 200, "headers": headers})
+                await send({"type": BODY, "body": first[0]})
         except GatewayError as exc:
             attempt.error = exc
             raise
@@ -93,18 +89,12 @@ class CompletionApp:
             if not run.release():
                 await run.aclose()
 
-    async def _relay(self, run: Run, first: list[bytes], call: Call, send: Send) -> None:
-        known = run.answer.headers if run.answer is not None else ()
-        if not call.stream:
-            body = first[0]
-            length = b"%d" % len(body)
-            headers = [JSON, (b"content-length", length), *known]
-            await send({"type": START, "status": 200, "headers": headers})
-            await send({"type": BODY, "body": body})
-            return
-        await send({"type": START, "status": 200, "headers": [*sse.HEADERS, *known]})
-        given = first
-        while given:
-            await send({"type": BODY, "body": sse.join(given), "more_body": True})
-            given = await run.more()
-        await send({"type": BODY, "body": sse.join([DONE])})
+
+async def stream(run: Run, first: list[bytes], send: Send) -> None:
+    """Send the answer's payloads as events, as they come."""
+    await send({"type": START, "status": 200, "headers": [*sse.HEADERS, *run.headers]})
+    given = first
+    while given:
+        await send({"type": BODY, "body": sse.join(given), "more_body": True})
+        given = await run.more()
+    await send({"type": BODY, "body": sse.join([DONE])})

@@ -115,6 +115,10 @@ class Pool:
     closed: bool = False  # what is given back is not kept
     waiting: deque[anyio.Event] = attrs.field(factory=deque[anyio.Event])
 
+    def freshest(self) -> Connection | None:
+        """The connection that was given back last, if it still stands."""
+        return None if not self.idle or self.idle[-1][0].stale() else self.idle.pop()[0]
+
     async def take(self) -> Connection | None:
         """A kept connection that still stands, None when there is none."""
         while self.idle:
@@ -211,10 +215,10 @@ class Upstream:
         except (ValueError, ProtocolError) as exc:
             text = f"The address or a header for {name} is not valid."
             raise ProviderUnavailableError(text, provider=name) from exc
-        if pool.idle:
+        if pool.idle and pool.idle[0][1] < time.monotonic() - IDLE:
             await pool.expire()
         while True:
-            connection, fresh = await pool.take(), False
+            connection, fresh = pool.freshest() or await pool.take(), False
             if connection is None:
                 connection, fresh = await self._connect(pool, name, due)
             response = Response(name=name, connection=connection, pool=pool)

@@ -130,6 +130,11 @@ class Run(Struct, eq=False):
             raise relay.error
         return []
 
+    @property
+    def headers(self) -> Sequence[Header]:
+        """The upstream's that are fit for the client, once it has answered."""
+        return () if self.answer is None else self.answer.headers
+
     def release(self) -> bool:
         """Give back what is complete, without a wait; False: it must be closed."""
         return self.answer is None or self.answer.release()
