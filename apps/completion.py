@@ -20,7 +20,7 @@ import attrs
 
 from llmgw import sse, telemetry
 from llmgw.asgi import BODY, START, Receive, Scope, Send
-from llmgw.body import read_whole_body, replayed
+from llmgw.body import Body, read_whole_body, replayed
 from llmgw.errors import GatewayError
 from llmgw.exchange import Deployment, Exchange, attempt_of, enter
 from llmgw.providers import keys
@@ -73,9 +73,7 @@ class CompletionApp:
             attempt.first_token_at, attempt.status = time.perf_counter(), 200
             exchange.answer = exchange.answer or attempt
             if call.stream:
-                body.forget()
-                call.forget()  # it may go on for minutes, and a prompt may be a megabyte
-                await stream(run, first, send)
+                await stream(exchange, body, run, first, send)
             else:
                 length = (b"content-length", b"%d" % len(first[0]))
                 headers = [JSON, length, *run.headers]
@@ -90,11 +88,18 @@ class CompletionApp:
                 await run.aclose()
 
 
-async def stream(run: Run, first: list[bytes], send: Send) -> None:
-    """Send the answer's payloads as events, as they come."""
+async def stream(exchange: Exchange, body: Body, run: Run, first: list[bytes], send: Send) -> None:
+    """Send the answer's payloads as events, as they come.
+
+    It may go on for minutes, and a prompt may be a megabyte: so the request's bytes are forgotten,
+    once the first event is what the client has got last. Then no layer above can ask again.
+    """
     await send({"type": START, "status": 200, "headers": [*sse.HEADERS, *run.headers]})
-    given = first
-    while given:
+    events = sse.join(first)
+    await send({"type": BODY, "body": events, "more_body": True})
+    if exchange.last is events:
+        body.forget()
+        run.call.forget()
+    while given := await run.more():
         await send({"type": BODY, "body": sse.join(given), "more_body": True})
-        given = await run.more()
     await send({"type": BODY, "body": sse.join([DONE])})

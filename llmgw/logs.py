@@ -56,7 +56,8 @@ def write_line(logger: logging.Logger, line: Line) -> None:
     """Log a line; to our own stream without a log record, which costs 10 us."""
     if not logger.isEnabledFor(logging.INFO):
         return
-    if _ours and log.handlers == _ours and not logger.filters:
+    usual = logger is log or (logger.propagate and not logger.handlers)
+    if usual and _ours and log.handlers == _ours and not logger.filters:
         _ours[0].write(line)
     else:
         logger.info("%s", _encoder.encode(line).decode())

@@ -236,7 +236,7 @@ class Fast(asyncio.Protocol):
 
     def stale(self) -> bool:
         """See Connection."""
-        return self._ended or self._odd
+        return self._ended or self._odd or self._paused  # of one that is paused nothing is known
 
     async def aclose(self) -> None:
         """See Connection."""

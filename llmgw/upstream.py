@@ -136,7 +136,14 @@ class Pool:
         while self.open >= self.limit:
             room = anyio.Event()
             self.waiting.append(room)
-            await room.wait()
+            try:
+                await room.wait()
+            except BaseException:
+                if room.is_set():
+                    self._wake()  # it was for the next in the line, then
+                else:
+                    self.waiting.remove(room)
+                raise
             if (kept := await self.take()) is not None:
                 return kept, False
         self.open += 1
@@ -223,6 +230,7 @@ class Upstream:
                 connection, fresh = await self._connect(pool, name, due)
             response = Response(name=name, connection=connection, pool=pool)
             connection.response = response
+            gone = False
             try:
                 try:
                     if (flowing := connection.write(head + body, due)) is not None:
@@ -233,12 +241,13 @@ class Upstream:
                     if not await answered(connection, response, due):
                         if fresh or response.begun:
                             raise broke(name) from exc
-                        await pool.drop(connection)  # it was closed while it rested
-                        continue
+                        gone = True  # it was closed while it rested
             except BaseException:
                 await pool.drop(connection)
                 raise
-            return response
+            if not gone:
+                return response
+            await pool.drop(connection)
 
     async def aclose(self) -> None:
         """Close all connections; the next ``send`` opens new ones."""

@@ -3,7 +3,8 @@
 Reads    the request body, at most ``max_body`` bytes, which is held; a larger one has one
          deployment. What the app raises, and the status and Retry-After of what it answers.
 Writes   ``scope["llmgw.attempt"]`` with the deployment whose turn it is; ``exchange.attempts_left``
-         and ``exchange.alternatives``, by which Retry knows what is left; the cooldown's state.
+         and ``exchange.alternatives``, by which Retry knows what is left; the cooldown's state. It
+         takes ``exchange.answer`` back when another deployment is asked.
 Raises   nothing of its own but NotFoundError when there is no deployment. When all have failed, the
          last response or error goes out unchanged.
 Place    above Retry: a retry asks the same deployment again. Below Inference and Deadline: they
@@ -128,6 +129,7 @@ class FallbackMiddleware:
             turn = await walk.next() if again else None
             if turn is None:
                 break
+            exchange.answer = None  # it is not accepted after all
         if error is not None:
             raise error
         if gate.held:

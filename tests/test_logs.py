@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 
 import anyio.lowlevel
 import pytest
@@ -77,6 +78,22 @@ def test_other_handlers_get_the_lines_too(
 
     assert len(lines(log_stream)) == 1
     assert '"event":"e"' in caplog.text
+
+
+def test_a_logger_with_a_handler_of_its_own_gives_it_the_lines(log_stream: io.StringIO) -> None:
+    """And where nothing is handed up, ours gets none."""
+    access, mine = logging.getLogger(logs.ACCESS_LOGGER), io.StringIO()
+    handler = logging.StreamHandler(mine)
+    access.addHandler(handler)
+    access.propagate = False
+    try:
+        logs.write_line(access, Line(event="x"))
+    finally:
+        access.propagate = True
+        access.removeHandler(handler)
+
+    assert '"event":"x"' in mine.getvalue()
+    assert not log_stream.getvalue()
 
 
 def test_a_stream_that_was_closed_is_no_error(log_stream: io.StringIO) -> None:

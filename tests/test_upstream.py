@@ -19,6 +19,7 @@ import trustme
 
 from llmgw import errors, transport
 from llmgw.errors import ProviderUnavailableError
+from llmgw.portal import on_asyncio
 from llmgw.upstream import Response, Upstream, target_of
 from llmgw.waiting import Expired
 from tests.servers import free_port
@@ -258,6 +259,78 @@ async def test_no_more_connections_than_the_limit(client: Upstream) -> None:
             with pytest.raises(errors.ConnectTimeoutError):
                 await ask(client, url, body)
             tasks.cancel_scope.cancel()
+
+
+async def test_who_gives_up_waiting_for_a_connection_takes_no_others_turn(client: Upstream) -> None:
+    """One holds the only connection, one gives up, the third gets it as soon as it is free."""
+    client.connections, client.connect = 1, 10
+    with Wall() as wall:
+        url, body = f"{wall.url}/v1/chat/completions", b'{"model": "slow-first@0.3"}'
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ask, client, url, body)
+            await wall.until(lambda: len(wall.attempts) == 1)
+            due = time.monotonic() + 0.05
+            with pytest.raises(Expired):
+                await client.send("POST", url, body=body, name="it", due=due)
+            began = time.monotonic()
+            await ask(client, url, body)
+
+        assert time.monotonic() - began < 5
+        assert [pool.open for pool in client._pools.values()] == [1]
+
+
+async def test_a_connection_that_breaks_while_it_is_dropped_is_counted_once(
+    client: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the limit would grow."""
+
+    class CancelledError(BaseException):
+        """As a task's own, in the middle of a close."""
+
+    with scripted(answers(OK), answers(OK)) as server:
+        url = f"http://127.0.0.1:{server.port}/x"
+        await ask(client, url)
+        [pool] = client._pools.values()
+        connection = pool.idle[-1][0]
+        close = connection.aclose
+
+        async def cancelled() -> None:
+            await close()
+            raise CancelledError
+
+        monkeypatch.setattr(type(connection), "stale", lambda self: False)
+        monkeypatch.setattr(type(connection), "aclose", lambda self: cancelled())
+        with pytest.raises(CancelledError):
+            await ask(client, url)
+        monkeypatch.undo()
+
+    assert pool.open == 0
+
+
+async def test_a_connection_whose_reading_was_paused_is_not_used_again(client: Upstream) -> None:
+    """What came on it meanwhile, nobody has seen: a timeout's 408 would answer the next request."""
+    size = transport.HIGH + 1000
+    read, sent = threading.Event(), threading.Event()
+
+    def handle(connection: socket) -> None:
+        read_request(connection)
+        connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % size)
+        connection.sendall(b"x" * size)
+        read.wait(10)
+        connection.sendall(b"HTTP/1.1 408 No\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+        sent.set()
+
+    with scripted(handle, answers(OK)) as server:
+        url = f"http://127.0.0.1:{server.port}/x"
+        response = await client.send("GET", url, body=b"", name="it")
+        with anyio.fail_after(10):  # all comes before anything is taken; on trio nothing does
+            while on_asyncio() and not response.complete:
+                await anyio.lowlevel.checkpoint()
+        assert len(await response.read_all(1 << 20)) == size
+        await response.aclose()
+        read.set()
+        await anyio.to_thread.run_sync(sent.wait, 10)
+        assert await ask(client, url) == (200, b"hi")
 
 
 async def test_cancelling_closes_the_connection(client: Upstream) -> None:

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
+import anyio
+import attrs
 import pytest
 
 from llmgw.apps.completion import CompletionApp
-from llmgw.asgi import BODY, Message
+from llmgw.asgi import BODY, ASGIApp, Message, Receive, Scope, Send
 from llmgw.body import Body
-from llmgw.exchange import EXCHANGE, Deployment, Exchange
+from llmgw.errors import ProviderUnavailableError
+from llmgw.exchange import Deployment, enter
+from llmgw.middlewares.fallback import FallbackMiddleware
+from llmgw.middlewares.retry import RetryMiddleware
 from llmgw.providers.echo import EchoProvider
+from llmgw.retrying import RetryPolicy
+from llmgw.routing import Candidate
+from llmgw.testing import exchange
 from llmgw.wire import read_call
 
 PROMPT = "word " * 10_000
@@ -24,13 +31,12 @@ async def silent() -> Message:
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_stream_holds_the_bytes_of_its_request_no_longer(stream: bool) -> None:
-    """Once it has begun it may go on for minutes; what is answered at once keeps them till then."""
+    """Once its first event is out: it may go on for minutes; other answers are given at once."""
     call = {"model": "m", "stream": stream, "messages": [{"role": "user", "content": PROMPT}]}
     body = Body(json.dumps(call).encode(), True, False, silent, watched=True)
     asked = body.decode(read_call)
     deployment = Deployment("echo", "m", options=(("chunks", "2"),))
     app = CompletionApp({"openai": EchoProvider()}, resolve=lambda exchange: deployment)
-    scope: dict[str, Any] = {"type": "http", "headers": [], EXCHANGE: Exchange()}
     held: list[int] = []
     answer = b""
 
@@ -40,8 +46,49 @@ async def test_a_stream_holds_the_bytes_of_its_request_no_longer(stream: bool) -
             held.append(len(body.data) + len(asked.fields))
             answer += message["body"]
 
-    await app(scope, body, send)
+    _, scope, _, port = enter({"type": "http", "headers": []}, silent, send)
+    await app(scope, body, port)
 
-    assert all(held) is not stream
-    assert any(held) is not stream
+    assert [not size for size in held] == [stream and number > 0 for number in range(len(held))]
+    assert len(held) > 2 or not stream
     assert b"word" in answer
+
+
+@attrs.define(eq=False)
+class Guard:
+    """A layer that looks at a whole answer before it lets it pass, and refuses the first."""
+
+    app: ASGIApp
+    asked: int = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one exchange."""
+        held: list[Message] = []
+
+        async def hold(message: Message) -> None:
+            held.append(message)
+
+        self.asked += 1
+        await self.app(scope, receive, hold)
+        if self.asked == 1:
+            raise ProviderUnavailableError("refused", provider="guard")
+        for message in held:
+            await send(message)
+
+
+@pytest.mark.parametrize("above", ["Retry", "Fallback"])
+async def test_a_stream_that_a_layer_holds_and_refuses_can_be_asked_for_again(above: str) -> None:
+    """Nothing of it has gone out: the request's bytes are still there."""
+    place = Deployment("echo", "m", via="echo")
+    guard = Guard(CompletionApp({"echo": EchoProvider()}, resolve=lambda exchange: place))
+    candidates = [Candidate(place, "a"), Candidate(place, "b")]
+    app: ASGIApp = RetryMiddleware(guard, policy=RetryPolicy(backoff=0))
+    if above == "Fallback":
+        app = FallbackMiddleware(guard, candidates=lambda exchange: candidates)
+    call = {"model": "m", "stream": True, "messages": [{"role": "user", "content": "hi there"}]}
+
+    with anyio.fail_after(10):
+        reply = await exchange(app, json.dumps(call).encode())
+
+    assert (guard.asked, reply.status) == (2, 200)
+    assert b"there" in reply.body

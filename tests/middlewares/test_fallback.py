@@ -7,6 +7,7 @@ import pytest
 
 from llmgw import errors, layer, stack
 from llmgw.asgi import START, ASGIApp, Message, Receive, Scope, Send, respond
+from llmgw.body import Body
 from llmgw.cooldown import Admission, MemoryCooldown
 from llmgw.errors import GatewayError
 from llmgw.exchange import ATTEMPT, EXCHANGE, Deployment, Exchange
@@ -27,6 +28,10 @@ def falling(
     return FallbackMiddleware(
         app, candidates=lambda exchange: given, cooldown=cooldown or MemoryCooldown(), attempts=6
     )
+
+
+def body_of(data: bytes) -> Body:
+    return Body(data, True, False, no_receive, watched=True)
 
 
 def asked(app: ScriptedApp) -> list[str]:
@@ -187,6 +192,18 @@ async def test_a_layer_between_that_answers_for_the_failed_run_is_not_mixed_with
 
     assert (reply.status, reply.body) == (503, b"mine")
     assert [message["type"] for message in reply.messages].count(START) == 1
+
+
+async def test_a_rejected_run_is_not_the_answer_when_the_next_fails() -> None:
+    """Else the books would say that the first deployment failed twice."""
+    app = ScriptedApp([Step(503, [b"no"]), DOWN])
+    known = Exchange()
+    falls = falling(RetryMiddleware(app, policy=RetryPolicy(attempts=1)), PLACES[:2])
+
+    with pytest.raises(errors.ProviderUnavailableError, match="down"):
+        await falls({"type": "http", EXCHANGE: known}, body_of(b"{}"), no_send)
+
+    assert (known.answer, known.attempts) == (None, 2)
 
 
 async def test_one_budget_spans_retries_and_fallbacks() -> None:
