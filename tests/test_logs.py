@@ -80,8 +80,12 @@ def test_other_handlers_get_the_lines_too(
     assert '"event":"e"' in caplog.text
 
 
-def test_a_logger_with_a_handler_of_its_own_gives_it_the_lines(log_stream: io.StringIO) -> None:
+def test_a_logger_with_a_handler_of_its_own_gives_it_the_lines(
+    log_stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """And where nothing is handed up, ours gets none."""
+    alone = [one for one in logs.log.handlers if isinstance(one, logs.LineHandler)]
+    monkeypatch.setattr(logs.log, "handlers", alone)  # without pytest's
     access, mine = logging.getLogger(logs.ACCESS_LOGGER), io.StringIO()
     handler = logging.StreamHandler(mine)
     access.addHandler(handler)
