@@ -17,7 +17,7 @@ FIGURES = st.dictionaries(st.sampled_from(["calls", "bytes"]), st.floats(0, 1e6)
     reason=f"no baseline for Python {counts.VERSION}: {RECORD} records one",
 )
 def test_the_hot_path_has_not_grown(capsys: pytest.CaptureFixture[str]) -> None:
-    """Not one call more than is recorded; what has shrunk is told, to be recorded."""
+    """Not a call more than is recorded; what has shrunk is told, to be recorded."""
     found, baseline = counts.count_apart(), counts.recorded()[counts.VERSION]
 
     if news := counts.lower(found, baseline):
@@ -38,12 +38,12 @@ def test_what_is_higher_is_not_lower(found: dict[str, float], baseline: dict[str
     assert not counts.lower(found, found)
 
 
-def test_bytes_may_vary_a_little_and_calls_not_at_all() -> None:
-    """A time in a log line is a digit longer now and then."""
+def test_bytes_may_vary_a_little_and_calls_by_less_than_one() -> None:
+    """A time in a log line is a digit longer, a timer of the loop falls due, now and then."""
     base = {"calls": 100.0, "peak bytes": 1000.0}
 
-    assert counts.higher({"calls": 100.1, "peak bytes": 1019.0}, base) == [
-        "calls: 100.1, recorded 100"
-    ]
+    assert not counts.higher({"calls": 100.1, "peak bytes": 1019.0}, base)
+    assert counts.higher({"calls": 101.0}, base) == ["calls: 101, recorded 100"]
+    assert counts.higher({"objects left": 0.1}, {"objects left": 0.0})
     assert counts.higher({"peak bytes": 1021.0}, base)
     assert counts.lower({"calls": 94.0}, base) == ["calls: 94, recorded 100"]
