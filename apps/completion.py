@@ -100,6 +100,8 @@ async def stream(exchange: Exchange, body: Body, run: Run, first: list[bytes], s
     if exchange.last is events:
         body.forget()
         run.call.forget()
+    first.clear()
+    del events
     while given := await run.more():
         await send({"type": BODY, "body": sse.join(given), "more_body": True})
     await send({"type": BODY, "body": sse.join([DONE])})

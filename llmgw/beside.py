@@ -1,7 +1,7 @@
 """Beside: functions that run beside another, each from some time on, until that one ends.
 
-On asyncio by a timer, and a task only when it is due: an anyio task group costs 60 us, most runs
-are over before. What only listens shares a timer with all that do. On any other loop, a task group.
+On asyncio by a timer that many share, and a task only when it is due: an anyio task group costs 60
+us, most runs are over before. On any other loop, a task group.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from contextvars import Context, copy_context
 from typing import Any
 
 import anyio
+from msgspec import Struct
 
 from llmgw.block import Block
 from llmgw.portal import on_asyncio
-from llmgw.timers import set_timer
+from llmgw.timers import Timers, set_timer
 
 Main = Callable[[], Awaitable[None]]
 Function = Callable[[], Coroutine[Any, Any, None]]
@@ -46,6 +47,10 @@ class Beside(Block):
         """Whether main has done all that it is for, so that nothing could end it any more."""
         return False
 
+    def excuses(self, error: BaseException) -> bool:
+        """Whether an end by this error is none that should be raised."""
+        return False
+
     async def run(self, main: Main, *functions: tuple[float, Function]) -> None:
         """Run main; what runs beside it has ended when this returns.
 
@@ -55,22 +60,25 @@ class Beside(Block):
         """
         if "trio" in sys.modules and not on_asyncio():
             return await self._run_grouped(main, functions)
-        timers: Sequence[asyncio.TimerHandle] = ()
+        waiting: list[Later] = []
         try:
             with self:
                 assert self._task is not None  # a Block has one within
                 loop = self._task.get_loop()
+                self._context = copy_context()  # for a shared timer's is no one's
                 if self.listening:  # the block's exit takes it out again
-                    self._context = copy_context()  # for the shared timer's is no one's
                     self._timers = set_timer(self, GRACE, Beside._start_to_listen, loop, GRACE)
-                if functions:
-                    timers = [
-                        loop.call_later(seconds, self._start, func) for seconds, func in functions
-                    ]
+                for seconds, func in functions:
+                    later = Later(self, func)
+                    later.timers = set_timer(later, seconds, Later.start, loop)
+                    waiting.append(later)
                 await main()
+        except Exception as exc:
+            if not self.excuses(exc):
+                raise
         finally:
-            for timer in timers:
-                timer.cancel()
+            for later in waiting:
+                later.stop()
             if self._tasks is not None:
                 await ended(self._cancelled())
         if self.cut:
@@ -89,7 +97,7 @@ class Beside(Block):
             except BaseException as exc:
                 error = exc  # out of the group's reach
             group.cancel_scope.cancel()
-        if error is not None:
+        if error is not None and not self.excuses(error):
             raise error
         if self.cut:
             self._tell()
@@ -97,18 +105,20 @@ class Beside(Block):
     def _tell(self) -> None:
         error, self.error = self.error, None
         try:
-            if error is not None:
+            if error is not None and not self.excuses(error):
                 raise error
         finally:
             del error  # its traceback holds this frame
 
-    def _start(self, func: Function, context: Context | None = None) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(self._guarded(func), context=context)
+    def begin(self, func: Function) -> asyncio.Task[None]:
+        """Run a function from now on; on asyncio."""
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(self._guarded(func), context=self._context)
         self._tasks = [*(self._tasks or []), task]
         return task
 
     def _start_to_listen(self) -> None:
-        self._listener = self._start(self.listen, self._context)
+        self._listener = self.begin(self.listen)
 
     def _cancelled(self) -> list[asyncio.Task[None]]:
         """Cancel what runs beside; the tasks whose end matters."""
@@ -130,6 +140,23 @@ class Beside(Block):
         except Exception as exc:
             self.error = exc
             self.cancel()
+
+
+class Later(Struct, eq=False):
+    """A function that has not begun."""
+
+    beside: Beside
+    func: Function
+    timers: Timers | None = None
+
+    def start(self) -> None:
+        """Its time has come."""
+        self.beside.begin(self.func)
+
+    def stop(self) -> None:
+        """It is over before."""
+        if self.timers is not None:
+            self.timers.pop(self, None)
 
 
 async def ended(tasks: Sequence[asyncio.Task[None]]) -> None:

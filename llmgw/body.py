@@ -7,7 +7,8 @@ nobody below it can see the old bytes; a layer that hands a Body on costs the ne
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from types import TracebackType
+from typing import Any, Self, TypeVar
 
 import anyio
 from msgspec import Struct
@@ -113,20 +114,27 @@ class Watch(Beside, kw_only=True):
     body: Body
     exchange: Exchange
 
-    async def run(self, main: Main, *functions: tuple[float, Function]) -> None:
-        """Run main, and the watcher if no outer one runs."""
+    def __enter__(self) -> Self:
+        """Begin to watch, if no outer one does."""
         if self.listening:
             self.body.watched = True
-        try:
-            await Beside.run(self, main, *functions)
-        except OSError:  # out of a send: a server's way to say that the client left
-            if not self.exchange.left:
-                raise
-            self.body.left = True
-            self.body.tell()
-        finally:
-            if self.listening:
-                self.body.watched = False
+        return super().__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> bool:
+        """End."""
+        if self.listening:
+            self.body.watched = False
+        return super().__exit__(kind, exc, tb)
+
+    def excuses(self, error: BaseException) -> bool:
+        """An OSError, out of a ``send``, is a server's way to say that the client left."""
+        if not (isinstance(error, OSError) and self.exchange.left):
+            return False
+        self.body.left = True
+        self.body.tell()
+        return True
 
     async def listen(self) -> None:
         """Read the source until it tells that the client left."""

@@ -58,9 +58,8 @@ class AdmissionMiddleware:
             raise OverloadedError("The gateway is full: too many requests at once.", retry_after=1)
         self._count.running += 1
         try:
-            reading = read_whole_body(receive, limit=self.max_body)
             try:
-                body = await within(self.body_s, reading)
+                body = await within(self.body_s, read_whole_body(receive, limit=self.max_body))
             except Expired as exc:
                 message = f"The request body did not arrive within {self.body_s:g} s."
                 raise InvalidRequestError(message, status=408, code="request_timeout") from exc
