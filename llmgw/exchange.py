@@ -111,8 +111,8 @@ class Exchange(Struct, eq=False):
     deadline: float | None = None  # Deadline, Port: when all must be done, time.monotonic()
     error: GatewayError | None = None  # ErrorMap: what went wrong, as the client was told
     headers: dict[bytes, bytes] = {}  # any layer, own names
-    start: Message | None = None  # Port: the response's start, once it has begun
     status: int | None = None  # Port: that the client got, once it has begun
+    content_type: bytes | None = None  # Port: of the response, once it has begun
     last: bytes = b""  # Port: the last piece of the body that has gone out
     ended: bool = False  # Port: the response is complete
     left: bool = False  # Port, Body.watch: the client left before the end
@@ -133,10 +133,8 @@ class Exchange(Struct, eq=False):
     @property
     def open_stream(self) -> bool:
         """Whether an event stream has begun and is between two events."""
-        if self.start is None or not (self.last.endswith(b"\n\n") or not self.last):
-            return False
-        kind = find_header(self.start.get("headers", ()), b"content-type")
-        return kind is not None and kind.startswith(b"text/event-stream")
+        between = not self.last or self.last.endswith(b"\n\n")
+        return between and (self.content_type or b"").startswith(b"text/event-stream")
 
     def final_status(self, error: BaseException | None) -> int:
         """The status for the books: 499 the client left, 500 the app failed, else what was sent."""
@@ -172,10 +170,13 @@ class Port(Struct, eq=False):
             exchange.last = message.get("body") or exchange.last
             ended = not message.get("more_body", False)
         elif kind == START:
+            headers = message.get("headers", ())
             if exchange.headers:
-                headers = set_headers(message.get("headers", ()), exchange.headers)
+                headers = set_headers(headers, exchange.headers)
                 message = {**message, "headers": headers}
-            exchange.start, exchange.status = message, message["status"]
+                exchange.headers = {}
+            exchange.status = message["status"]
+            exchange.content_type = find_header(headers, b"content-type")
         try:
             sending: Any = self.inner_send(message)
             if sending.__class__ is not CoroutineType:  # mostly it is one

@@ -75,7 +75,7 @@ class ErrorMapMiddleware:
             exchange.error = error
             if exchange.ended or exchange.left:
                 return
-            if exchange.start is None:
+            if exchange.status is None:
                 status = status_for(error, exchange)
                 await respond(
                     send, status, error.body(), headers=headers_for(error, status, exchange)
