@@ -25,17 +25,16 @@ import attrs
 from anyio.abc import ByteStream, SocketAttribute, TaskGroup
 from anyio.streams.tls import TLSStream
 
+from llmgw.alarm import Waits
 from llmgw.block import Block
 from llmgw.http1 import ProtocolError, Response, header_lines, request_head, request_start
 from llmgw.portal import on_asyncio
-from llmgw.timers import EARLY, Timers, set_timer
 from llmgw.waiting import Expired
 
 PIECE = 64 << 10  # bytes read at once
 HIGH = 256 << 10  # bytes of a body that wait to be taken; then reading pauses
 PORTS = {"http": 80, "https": 443}
 HAPPY_EYEBALLS = 0.25  # seconds until the next address is tried; RFC 8305
-LONG = 5.0  # seconds of a wait that it does not wait alone; chosen
 
 
 @attrs.frozen
@@ -155,31 +154,18 @@ async def tunnel(connection: Connection, origin: Origin, proxy: SplitResult) -> 
         raise ConnectionRefusedError(f"the proxy answered {response.status}")
 
 
-class Fast(asyncio.Protocol):
-    """A connection on asyncio.
+class Fast(Waits, asyncio.Protocol):
+    """A connection on asyncio."""
 
-    One alarm serves all its waits: it is set when the first has begun, and when it goes off it is
-    set anew for whoever waits then. A timer for each wait would cost 3 us an event of a stream. Who
-    is to wait for long shares a timer with all that do, and has one of its own for the rest.
-    """
-
-    __slots__ = (
-        *("response", "_alarm", "_alarm_at", "_due", "_ended", "_error", "_full", "_loop"),
-        *("_odd", "_paused", "_timers", "_transport", "_waiter"),
-    )
+    __slots__ = ("_ended", "_error", "_full", "_odd", "_paused", "_transport", "response")
 
     def __init__(self) -> None:
+        super().__init__()
         self.response: Response | None = None
-        self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._error: Exception | None = None
         self._ended = False
         self._odd = False  # bytes came while nothing was asked
-        self._waiter: asyncio.Future[None] | None = None  # who waits for bytes, or to send
-        self._due = math.inf  # until then
-        self._timers: Timers | None = None  # the shared alarm, or
-        self._alarm: asyncio.TimerHandle | None = None  # its own
-        self._alarm_at = math.inf
         self._full = False  # what is to be sent waits
         self._paused = False
 
@@ -232,7 +218,7 @@ class Fast(asyncio.Protocol):
             assert self._transport is not None
             self._paused = False
             self._transport.resume_reading()
-        return self._wait(due)
+        return self.wait(due)
 
     def stale(self) -> bool:
         """See Connection."""
@@ -241,7 +227,7 @@ class Fast(asyncio.Protocol):
     async def aclose(self) -> None:
         """See Connection."""
         self._ended = True
-        self._silence()
+        self.silence()
         if self._transport is not None:
             self._transport.abort()
             await anyio.lowlevel.cancel_shielded_checkpoint()  # the loop closes the socket
@@ -272,7 +258,7 @@ class Fast(asyncio.Protocol):
     def eof_received(self) -> bool:
         """The other side sends no more."""
         self._ended = True
-        self._wake()
+        self.wake()
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -280,8 +266,8 @@ class Fast(asyncio.Protocol):
         self._ended = True
         self._error = self._error or exc
         self._full = False
-        self._silence()
-        self._wake()
+        self.silence()
+        self.wake()
 
     def pause_writing(self) -> None:
         """What is to be sent does not flow off."""
@@ -290,52 +276,11 @@ class Fast(asyncio.Protocol):
     def resume_writing(self) -> None:
         """It does again."""
         self._full = False
-        self._wake()
-
-    # Waits
+        self.wake()
 
     async def _flow(self, due: float) -> None:
         while self._full and not self._ended:
-            await self._wait(due)
-
-    def _wait(self, due: float) -> asyncio.Future[None]:
-        self._due = due
-        if due < self._alarm_at:
-            self._silence()
-            self._set_alarm()
-        waiter = self._waiter = self._loop.create_future()
-        return waiter
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    def _set_alarm(self) -> None:
-        now = time.monotonic()
-        self._alarm_at = min(self._due, now + LONG)
-        if self._due - now > LONG:
-            self._timers = set_timer(self, LONG, Fast._ring, self._loop)
-        else:
-            self._alarm = self._loop.call_later(self._due - now, self._ring)
-
-    def _silence(self) -> None:
-        if self._timers is not None:
-            self._timers.pop(self, None)
-        if self._alarm is not None:
-            self._alarm.cancel()
-        self._timers = self._alarm = None
-        self._alarm_at = math.inf
-
-    def _ring(self) -> None:
-        self._timers = self._alarm = None
-        self._alarm_at = math.inf
-        waiter = self._waiter
-        if waiter is None or waiter.done() or self._due == math.inf:
-            return
-        if time.monotonic() < self._due - EARLY:
-            self._set_alarm()
-        else:
-            waiter.set_exception(Expired())
+            await self.wait(due)
 
 
 async def nothing() -> None:

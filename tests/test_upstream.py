@@ -17,7 +17,7 @@ import attrs
 import pytest
 import trustme
 
-from llmgw import errors, transport
+from llmgw import alarm, errors, transport
 from llmgw.errors import ProviderUnavailableError
 from llmgw.portal import on_asyncio
 from llmgw.upstream import Response, Upstream, target_of
@@ -417,7 +417,7 @@ async def test_a_long_wait_shares_a_timer_and_still_ends_in_time(
     client: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whether the shared timer is set for it, or was for an earlier one."""
-    monkeypatch.setattr(transport, "LONG", 0.05)
+    monkeypatch.setattr(alarm, "LONG", 0.05)
     with Wall() as wall:
         url = f"{wall.url}/v1/chat/completions"
         for seconds in (0.12, 0.18):
