@@ -10,7 +10,7 @@ import asyncio
 import contextvars
 import sys
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -51,10 +51,12 @@ def told_asyncio() -> None:
     sniffio.current_async_library_cvar.set("asyncio")
 
 
-async def call(func: Callable[..., Awaitable[T]], *args: Any) -> T:
-    """``await func(*args)`` on an asyncio loop: this one, or the portal's."""
-    if on_asyncio():
-        return await func(*args)
+def call(func: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> Coroutine[Any, Any, T]:
+    """``func(*args)``, to be awaited, on an asyncio loop: this one, or the portal's."""
+    return func(*args) if on_asyncio() else _outcome(func, args)
+
+
+async def _outcome(func: Callable[..., Awaitable[T]], args: tuple[Any, ...]) -> T:
     # Nothing here may name the outcome: an error's traceback holds this frame, for the collector
     return (await _carried(func, args)).result()
 
