@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Protocol
 
 import anyio
@@ -27,7 +27,7 @@ class Answer(Protocol):
 
     headers: Sequence[Header]  # of the upstream, by allow-list, fit for the client
 
-    async def read(self, due: float) -> list[bytes]:
+    def read(self, due: float) -> Awaitable[list[bytes]]:
         """The JSON texts that have come (``[DONE]`` included), [] at the end.
 
         Without ``stream`` the first read gives the whole answer as one text. It waits until ``due``

@@ -16,7 +16,7 @@ import importlib
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any, cast
 
 import anyio.to_thread
@@ -24,6 +24,7 @@ import attrs
 import msgspec
 
 from llmgw import errors, portal
+from llmgw.alarm import Waits
 from llmgw.asgi import Header
 from llmgw.errors import GatewayError, ProviderUnavailableError
 from llmgw.exchange import Deployment
@@ -180,16 +181,21 @@ class Reader:
     error: GatewayError | None = None  # what came behind them
     ended: bool = False
     task: asyncio.Task[None] | None = None
-    waiter: asyncio.Future[None] | None = None  # of take(), for a text; or of the task, for room
+    waits: Waits | None = None  # of take(), for a text; or of the task, for room
 
-    async def take(self) -> list[bytes]:
-        """All that is there, after a wait for the first; [] at the end. Raises GatewayError."""
-        if self.task is None and not self.ended:
-            self.task = asyncio.create_task(self._read())
+    async def take(self, due: float) -> list[bytes]:
+        """All that is there, after a wait for the first until ``due``; [] at the end.
+
+        Raises GatewayError, Expired.
+        """
+        if self.waits is None:  # not before: here is the loop on which it waits
+            self.waits = Waits()
+            if not self.ended:
+                self.task = asyncio.create_task(self._read(self.waits))
         if not self.texts and not self.ended:
-            await self._wait()
+            await self.waits.wait(due)
         texts, self.texts = self.texts, []
-        self._wake()
+        self.waits.wake()
         if not texts and self.error is not None:
             try:
                 raise self.error
@@ -203,17 +209,20 @@ class Reader:
         if self.task is not None and not self.task.done():
             self.task.cancel()
             await asyncio.wait([self.task])
+        self.task = None  # the traceback of its cancellation holds us
+        if self.waits is not None:
+            self.waits.silence()
         self.texts, self.error, self.ended = [], None, True
         for one in (self.stream, response):
             if hasattr(one, "aclose"):
                 await one.aclose()
 
-    async def _read(self) -> None:
+    async def _read(self, waits: Waits) -> None:
         try:
             async for part in self.stream:
                 if len(self.texts) >= AHEAD:
-                    await self._wait()
-                if self._note(part):
+                    await waits.wait()
+                if self._note(part, waits):
                     break
             self.texts.append(DONE)
         except GatewayError as exc:
@@ -223,9 +232,9 @@ class Reader:
             self.error.__cause__ = exc
         finally:
             self.ended = True
-            self._wake()
+            waits.wake()
 
-    def _note(self, part: Any) -> bool:
+    def _note(self, part: Any, waits: Waits) -> bool:
         """Keep a part; whether it was the last: behind its usage LiteLLM only counts once more."""
         found = plain(part)
         finished = [choice for choice in found["choices"] if choice["finish_reason"]]
@@ -240,17 +249,8 @@ class Reader:
             found["choices"] = []
         self.open -= len(finished)
         self.texts.append(msgspec.json.encode(found))
-        self._wake()
+        waits.wake()
         return last and bool(getattr(self.stream, "sent_stream_usage", False))
-
-    async def _wait(self) -> None:
-        self.waiter = asyncio.get_running_loop().create_future()
-        await self.waiter
-
-    def _wake(self) -> None:
-        waiter, self.waiter = self.waiter, None
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
 
 
 @attrs.define(eq=False)
@@ -261,12 +261,9 @@ class LiteLLMAnswer:
     reader: Reader | None = None
     headers: Sequence[Header] = ()
 
-    async def read(self, due: float) -> list[bytes]:
+    def read(self, due: float) -> Awaitable[list[bytes]]:
         """See Answer."""
-        if self.reader is not None:
-            return await within(due - time.monotonic(), portal.call(self.reader.take))
-        whole, self.whole = self.whole, []
-        return whole
+        return self._read() if self.reader is None else portal.call(self.reader.take, due)
 
     def release(self) -> bool:
         """See Answer."""
@@ -276,6 +273,10 @@ class LiteLLMAnswer:
         """See Answer."""
         if self.reader is not None:
             await portal.call(self.reader.close)
+
+    async def _read(self) -> list[bytes]:
+        whole, self.whole = self.whole, []
+        return whole
 
 
 @attrs.frozen

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
 import math
+import time
 import weakref
 from collections.abc import Mapping
 from contextlib import suppress
@@ -20,6 +22,7 @@ from llmgw.exchange import Attempt, Deployment
 from llmgw.providers.base import Clocks, Run
 from llmgw.providers.litellm import AHEAD, LiteLLMAnswer, LiteLLMProvider, Reader, arguments
 from llmgw.relay import Relay
+from llmgw.waiting import Expired
 from llmgw.wire import DONE, Call, read_call
 from tests.servers import free_port
 from tests.upstreams.recorder import TEXT, Recorder, Reply, chat_chunks, event, stream
@@ -484,6 +487,44 @@ async def test_nothing_is_left_to_the_collector(*, fails: bool, told: bool) -> N
         assert seen() is None
     finally:
         gc.enable()
+
+
+class Silent(Parts):
+    """Behind its parts nothing comes, not even the end."""
+
+    async def __anext__(self) -> Part:
+        if not self.parts:
+            await asyncio.Event().wait()
+        return await super().__anext__()
+
+
+async def test_each_read_has_a_clock_of_its_own() -> None:
+    """A short wait behind a long one ends in time, and again; nothing is left to the collector."""
+    reader = Reader("openai", Silent(Part("x"), Part("y")), 1)
+    answer, seen = LiteLLMAnswer([], reader), weakref.ref(reader)
+    began, expired = time.monotonic(), 0
+    del reader
+
+    gc.disable()
+    try:
+        said = ""
+        while said != "xy":
+            said += text_of(await answer.read(began + 60))
+        for _ in range(2):
+            try:
+                await answer.read(time.monotonic() + 0.05)
+            except Expired:
+                expired += 1
+        took = time.monotonic() - began
+        await answer.aclose()
+        del answer
+        await anyio.sleep(0.05)  # the portal's last callback
+        assert seen() is None
+    finally:
+        gc.enable()
+
+    assert expired == 2
+    assert 0.09 < took < 4  # the first wait's alarm is at 5 s
 
 
 async def test_a_finish_reason_that_litellm_made_up_is_a_cut() -> None:
