@@ -578,7 +578,8 @@ async def test_the_reader_runs_in_the_context_of_its_request() -> None:
 
 
 async def test_silence_meets_the_clock(recorder: Recorder) -> None:
-    """The clocks are ours on this path too."""
+    """The clocks are ours on this path too; a process's first call takes longer than this one."""
+    await ask(call_of(stream=True), place("openai", recorder))
     recorder.script.append(stream(CUT["openai"], hold=0))
     clocks = Clocks(first_token=0.2)
 
