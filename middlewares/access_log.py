@@ -75,3 +75,4 @@ class AccessLogMiddleware:
                 write_line(_logger, line)
             else:
                 self.log(msgspec.json.encode(line))
+            del error  # its traceback holds this frame: a cycle, with all of the request

@@ -19,6 +19,7 @@ import attrs
 from llmgw.asgi import BODY, ASGIApp, Header, Receive, Scope, Send, respond
 from llmgw.errors import INTERNAL, AuthError, GatewayError, lone
 from llmgw.exchange import EXCHANGE, Exchange, outermost
+from llmgw.logs import bounded
 from llmgw.stack import Place
 
 ABOVE = "its errors would reach the client as a broken connection"
@@ -45,14 +46,35 @@ def headers_for(error: GatewayError, status: int, exchange: Exchange) -> list[He
     return [*error.headers(), *([(b"x-should-retry", b"false")] if spent else [])]
 
 
-def told(exc: Exception) -> GatewayError:
+def told(exc: Exception, request_id: str) -> GatewayError:
     """A foreign exception as an error that says nothing of it; where it arose goes to the log."""
     frames = traceback.extract_tb(exc.__traceback__)
     where = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "?"
-    log.error(
-        '{"event": "unexpected_error", "type": "%s", "where": "%s"}', type(exc).__name__, where
-    )
+    line = '{"event":"unexpected_error","request_id":"%s","type":"%s","where":"%s"}'
+    log.error(line, request_id, type(exc).__name__, where)
     return GatewayError(INTERNAL, code="internal_error")
+
+
+async def answered(raised: Exception, exchange: Exchange, send: Send) -> bool:
+    """Tell the client, if it can still be told; False when the server must hear of it."""
+    exc = lone(raised)
+    if isinstance(exc, OSError) and exchange.left:
+        return False  # a server's way to say that the client left
+    if isinstance(exc, GatewayError):
+        error = exc
+    else:
+        error = told(exc, bounded(exchange.request_id) or exchange.id)
+    exchange.error = error
+    if not (exchange.ended or exchange.left):
+        if exchange.status is None:
+            status = status_for(error, exchange)
+            await respond(send, status, error.body(), headers=headers_for(error, status, exchange))
+        elif exchange.open_stream:
+            await send({"type": BODY, "body": error.frame()})
+        else:
+            return False
+    error.__traceback__ = None  # its frames hold the Exchange: a cycle, with all of the request
+    return True
 
 
 @attrs.frozen
@@ -68,19 +90,5 @@ class ErrorMapMiddleware:
         try:
             await self.app(scope, receive, send)
         except Exception as raised:
-            exc, exchange = lone(raised), scope[EXCHANGE]
-            if isinstance(exc, OSError) and exchange.left:
-                raise  # a server's way to say that the client left
-            error = exc if isinstance(exc, GatewayError) else told(exc)
-            exchange.error = error
-            if exchange.ended or exchange.left:
-                return
-            if exchange.status is None:
-                status = status_for(error, exchange)
-                await respond(
-                    send, status, error.body(), headers=headers_for(error, status, exchange)
-                )
-            elif exchange.open_stream:
-                await send({"type": BODY, "body": error.frame()})
-            else:
+            if not await answered(raised, scope[EXCHANGE], send):
                 raise

@@ -130,8 +130,12 @@ class FallbackMiddleware:
             if turn is None:
                 break
             exchange.answer = None  # it is not accepted after all
+            verdict.__traceback__ = None  # its frames hold the Attempt, which may hold it
         if error is not None:
-            raise error
+            try:
+                raise error
+            finally:
+                del error, verdict  # its traceback holds this frame
         if gate.held:
             await gate.release()
 

@@ -91,3 +91,4 @@ class InferenceMiddleware:
             if outcome == "error" and error is None:
                 error = GatewayError("The app failed.", code=f"status_{exchange.status or 500}")
             inference.finish(exchange.answer, error, outcome=outcome)
+            del error  # its traceback holds this frame: a cycle, with all of the request

@@ -57,6 +57,7 @@ class MetricsMiddleware:
         finally:
             active(-1)
             self._count(scope["method"], exchange, exchange.final_status(error))
+            del error  # its traceback holds this frame: a cycle, with all of the request
 
     def _count(self, method: str, exchange: Exchange, status: int) -> None:
         found, attempt = self._found, exchange.answer

@@ -88,6 +88,8 @@ class RetryMiddleware:
             wait = self._wait(number, error, gate, exchange)
             if wait is None:
                 break
+            if error is not None:
+                error.__traceback__ = None  # its frames hold the Attempt, which may hold it
             await anyio.sleep(wait)
             gate.drop()
             attempt = Attempt(number + 1, deployment)
@@ -96,7 +98,10 @@ class RetryMiddleware:
         if error is not None:
             attempt.error = attempt.error or error
             gate.drop()
-            raise error
+            try:
+                raise error
+            finally:
+                del error  # its traceback holds this frame
         exchange.answer = attempt
         if gate.held and not more_above:
             await gate.release()

@@ -27,7 +27,7 @@ CREATED = 1_700_000_000  # a fixed time: the same question has the same answer
 class Part(msgspec.Struct):
     """One part of a message's content."""
 
-    text: str = ""
+    text: object = ""
 
 
 class Said(msgspec.Struct):
@@ -40,7 +40,10 @@ def last_words(call: Call) -> list[str]:
     """The words of the last message, each but the first with the blank before it."""
     messages = msgspec.json.decode(call.fields["messages"], type=list[Said])
     content = messages[-1].content or ""
-    text = content if isinstance(content, str) else " ".join(part.text for part in content)
+    if isinstance(content, str):
+        text = content
+    else:
+        text = " ".join(part.text for part in content if isinstance(part.text, str))
     words = text.split(" ")
     return [words[0], *(f" {word}" for word in words[1:])]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Mapping
 from hashlib import sha256
@@ -274,3 +275,59 @@ async def test_websockets_are_refused_not_crashed() -> None:
     await app_of(Settings())(scope, receive, send)
 
     assert [message["type"] for message in sent] == ["websocket.close"]
+
+
+SLOW = {"latency_s": "60"}, {"chunk_s": "60"}  # before the first word, or between two
+FAILING = [
+    *(
+        Model(name=f"slow{n}", deployments=[DeploymentSettings(model="echo", options=dict(one))])
+        for n, one in enumerate(SLOW)
+    ),
+    Model(
+        name="down",
+        deployments=[DeploymentSettings(model="openai/x", api_base="http://127.0.0.1:9/v1")],
+    ),
+]
+
+
+async def leave(app: ASGIApp, model: str) -> None:
+    """Ask for a stream; leave with its first event, or when nothing comes, or stay to an error."""
+    read, gone = anyio.Event(), anyio.Event()
+    body = b'{"model":"%s","stream":true,%s}' % (model.encode(), HI.replace(b"hi", b"hi you"))
+
+    async def receive() -> Message:
+        if not read.is_set():
+            read.set()
+            return {"type": "http.request", "body": body, "more_body": False}
+        with anyio.move_on_after(0.01):
+            await gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            gone.set()
+
+    scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": [JSON]}
+    await app(scope, receive, send)
+
+
+@pytest.mark.parametrize("model", ["slow0", "slow1", "down", "unknown"])
+async def test_what_does_not_go_well_leaves_no_exchange_to_the_collector(model: str) -> None:
+    """An error's traceback holds frames, and those all of the request: until the collector runs."""
+    app = app_of(Settings(models=FAILING), {"OPENAI_API_KEY": "sk-x"})
+    with anyio.fail_after(10):
+        await leave(app, model)
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        with anyio.fail_after(10):
+            await leave(app, model)
+        gc.collect()
+        left = [one for one in gc.garbage if isinstance(one, Exchange)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+
+    assert not left

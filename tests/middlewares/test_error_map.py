@@ -183,6 +183,7 @@ async def test_foreign_exception_says_nothing_of_itself(caplog: pytest.LogCaptur
     [line] = [json.loads(record.message) for record in caplog.records if record.name == "llmgw"]
     assert line["type"] == "ValueError"
     assert "testing.py:" in line["where"]
+    assert line["request_id"]
 
 
 async def test_lone_error_of_a_task_group_is_that_error() -> None:

@@ -70,6 +70,15 @@ async def test_parts_are_joined() -> None:
     assert answer["choices"][0]["message"]["content"] == "a b"
 
 
+async def test_a_part_whose_text_is_none_says_nothing() -> None:
+    """What a client got wrong is no failure of ours."""
+    parts = [{"type": "text", "text": 5}, {"type": "text", "text": None}, {"type": "image"}]
+
+    [answer] = await ask(call_of(parts))
+
+    assert answer["choices"][0]["message"]["content"].strip() == ""
+
+
 async def test_empty_content_is_answered() -> None:
     """Nothing said is echoed as nothing, and still complete."""
     [answer] = await ask(call_of(""))
