@@ -275,7 +275,8 @@ class Upstream:
                 return await pool.make()
         except NETWORK as exc:
             text = f"{name} cannot be reached."
-            raise ProviderUnavailableError(text, provider=name) from exc
+            cause = exc.with_traceback(None)  # asyncio's frames in it name it: a cycle, on 3.12
+            raise ProviderUnavailableError(text, provider=name) from cause
         if left < self.connect:
             raise Expired
         raise errors.ConnectTimeoutError(f"No connection to {name} in time.", provider=name)
