@@ -100,7 +100,7 @@ async def stream(exchange: Exchange, body: Body, run: Run, first: list[bytes], s
     if exchange.last is events:
         body.forget()
         run.call.forget()
-    first.clear()
+    first.clear()  # the frames here and above would hold what has gone out as long as the stream
     del events
     while given := await run.more():
         await send({"type": BODY, "body": sse.join(given), "more_body": True})

@@ -35,7 +35,7 @@ PATH = Path(__file__).parent / "results" / "counts.json"
 MESSAGES = bench_layers.MESSAGES
 SLACK = 0.02  # of a baseline in bytes: log lines hold times
 FEW = 16  # bytes: two pointers, as where a function has two more names; chosen
-HALF = 0.5  # calls: what a timer of the loop adds when it falls due during a count; chosen
+QUARTER = 0.25  # calls: what a timer of the loop adds when it falls due during a count; chosen
 NEWS = 0.05  # of a baseline: recorded anew when it is so much lower
 VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 
@@ -112,10 +112,10 @@ def recorded() -> dict[str, dict[str, float]]:
 
 
 def slack(name: str, recorded: float) -> float:
-    """How much more is no growth: for bytes a SLACK or a FEW, for calls a HALF; else nothing."""
+    """How much more is no growth: for bytes a SLACK or a FEW, for calls a QUARTER; else nothing."""
     if "bytes" in name:
         return max(recorded * SLACK, FEW)
-    return HALF if "calls" in name else 0
+    return QUARTER if "calls" in name else 0
 
 
 def higher(found: Mapping[str, float], baseline: Mapping[str, float]) -> list[str]:

@@ -48,7 +48,7 @@ class Beside(Block):
         return False
 
     def excuses(self, error: BaseException) -> bool:
-        """Whether an end by this error is none that should be raised."""
+        """Whether what ran beside may end by this error: then nothing is raised."""
         return False
 
     async def run(self, main: Main, *functions: tuple[float, Function]) -> None:
@@ -60,7 +60,7 @@ class Beside(Block):
         """
         if "trio" in sys.modules and not on_asyncio():
             return await self._run_grouped(main, functions)
-        waiting: list[Later] = []
+        waiting: list[tuple[Timers, Later]] = []
         try:
             with self:
                 assert self._task is not None  # a Block has one within
@@ -70,15 +70,11 @@ class Beside(Block):
                     self._timers = set_timer(self, GRACE, Beside._start_to_listen, loop, GRACE)
                 for seconds, func in functions:
                     later = Later(self, func)
-                    later.timers = set_timer(later, seconds, Later.start, loop)
-                    waiting.append(later)
+                    waiting.append((set_timer(later, seconds, Later.start, loop), later))
                 await main()
-        except Exception as exc:
-            if not self.excuses(exc):
-                raise
         finally:
-            for later in waiting:
-                later.stop()
+            for timers, later in waiting:
+                timers.pop(later, None)
             if self._tasks is not None:
                 await ended(self._cancelled())
         if self.cut:
@@ -97,8 +93,11 @@ class Beside(Block):
             except BaseException as exc:
                 error = exc  # out of the group's reach
             group.cancel_scope.cancel()
-        if error is not None and not self.excuses(error):
-            raise error
+        try:
+            if error is not None:
+                raise error
+        finally:
+            del error  # its traceback holds this frame
         if self.cut:
             self._tell()
 
@@ -108,7 +107,7 @@ class Beside(Block):
             if error is not None and not self.excuses(error):
                 raise error
         finally:
-            del error  # its traceback holds this frame
+            del error
 
     def begin(self, func: Function) -> asyncio.Task[None]:
         """Run a function from now on; on asyncio."""
@@ -147,16 +146,10 @@ class Later(Struct, eq=False):
 
     beside: Beside
     func: Function
-    timers: Timers | None = None
 
     def start(self) -> None:
         """Its time has come."""
         self.beside.begin(self.func)
-
-    def stop(self) -> None:
-        """It is over before."""
-        if self.timers is not None:
-            self.timers.pop(self, None)
 
 
 async def ended(tasks: Sequence[asyncio.Task[None]]) -> None:

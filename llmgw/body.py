@@ -123,10 +123,10 @@ class Watch(Beside, kw_only=True):
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> bool:
-        """End."""
+        """End; that the client left stays here."""
         if self.listening:
             self.body.watched = False
-        return super().__exit__(kind, exc, tb)
+        return super().__exit__(kind, exc, tb) or (exc is not None and self.excuses(exc))
 
     def excuses(self, error: BaseException) -> bool:
         """An OSError, out of a ``send``, is a server's way to say that the client left."""

@@ -177,6 +177,22 @@ def clean(message: object) -> str | None:
     return SECRET.sub("[key]", UNSAFE.sub(" ", message))[:MESSAGE_LIMIT].strip()
 
 
+def untrace(error: BaseException) -> None:
+    """Drop the tracebacks of an error that is over, and of all that led to it.
+
+    Their frames hold the whole request, and mostly the error itself: a cycle, which would stay
+    until the collector runs.
+    """
+    seen: set[int] = set()
+    left: list[BaseException | None] = [error]
+    while left:
+        one = left.pop()
+        if one is not None and id(one) not in seen:
+            seen.add(id(one))
+            one.__traceback__ = None
+            left += [one.__cause__, one.__context__]
+
+
 def lone(exc: Exception) -> Exception:
     """The one exception that task groups (of Quart-Trio, say) have wrapped; another as it is."""
     if not isinstance(exc, ExceptionGroup):

@@ -96,6 +96,10 @@ class Response(Struct, eq=False, kw_only=True):
         if not self.complete:
             raise ProtocolError("the connection ended before the response")
 
+    def give_up(self) -> None:
+        """No more of it is wanted."""
+        self._parser = None
+
     def take(self) -> bytes:
         """The bytes of the body that have come since the last time."""
         pieces = self.pieces

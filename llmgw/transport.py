@@ -227,6 +227,7 @@ class Fast(Waits, asyncio.Protocol):
     async def aclose(self) -> None:
         """See Connection."""
         self._ended = True
+        self._error = None  # the frames of its traceback hold this
         self.silence()
         if self._transport is not None:
             self._transport.abort()

@@ -163,7 +163,9 @@ class Pool:
         return True
 
     async def drop(self, connection: Connection) -> None:
-        """Close a connection."""
+        """Close a connection; a response that was on its way on it is given up."""
+        if connection.response is not None:
+            connection.response.give_up()
         connection.response = None
         self._gone()
         await connection.aclose()
@@ -275,8 +277,7 @@ class Upstream:
                 return await pool.make()
         except NETWORK as exc:
             text = f"{name} cannot be reached."
-            cause = exc.with_traceback(None)  # asyncio's frames in it name it: a cycle, on 3.12
-            raise ProviderUnavailableError(text, provider=name) from cause
+            raise ProviderUnavailableError(text, provider=name) from exc
         if left < self.connect:
             raise Expired
         raise errors.ConnectTimeoutError(f"No connection to {name} in time.", provider=name)

@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import logging
 import traceback
+from datetime import UTC, datetime
 
 import attrs
+import msgspec
 
 from llmgw.asgi import BODY, ASGIApp, Header, Receive, Scope, Send, respond
-from llmgw.errors import INTERNAL, AuthError, GatewayError, lone
+from llmgw.errors import INTERNAL, AuthError, GatewayError, lone, untrace
 from llmgw.exchange import EXCHANGE, Exchange, outermost
 from llmgw.logs import bounded
 from llmgw.stack import Place
@@ -50,8 +52,9 @@ def told(exc: Exception, request_id: str) -> GatewayError:
     """A foreign exception as an error that says nothing of it; where it arose goes to the log."""
     frames = traceback.extract_tb(exc.__traceback__)
     where = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "?"
-    line = '{"event":"unexpected_error","request_id":"%s","type":"%s","where":"%s"}'
-    log.error(line, request_id, type(exc).__name__, where)
+    line = {"event": "unexpected_error", "time": datetime.now(UTC), "request_id": request_id}
+    line |= {"type": type(exc).__name__, "where": where}
+    log.error("%s", msgspec.json.encode(line).decode())
     return GatewayError(INTERNAL, code="internal_error")
 
 
@@ -73,7 +76,7 @@ async def answered(raised: Exception, exchange: Exchange, send: Send) -> bool:
             await send({"type": BODY, "body": error.frame()})
         else:
             return False
-    error.__traceback__ = None  # its frames hold the Exchange: a cycle, with all of the request
+    untrace(error)  # the Exchange holds it
     return True
 
 

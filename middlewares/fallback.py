@@ -31,6 +31,7 @@ from llmgw.errors import (
     NotFoundError,
     RateLimitError,
     from_status,
+    untrace,
 )
 from llmgw.exchange import ATTEMPT, EXCHANGE, Attempt, Exchange, outermost
 from llmgw.gate import Gate, ours
@@ -130,7 +131,7 @@ class FallbackMiddleware:
             if turn is None:
                 break
             exchange.answer = None  # it is not accepted after all
-            verdict.__traceback__ = None  # its frames hold the Attempt, which may hold it
+            untrace(verdict)  # the Attempt may hold it
         if error is not None:
             try:
                 raise error

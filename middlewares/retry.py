@@ -88,8 +88,6 @@ class RetryMiddleware:
             wait = self._wait(number, error, gate, exchange)
             if wait is None:
                 break
-            if error is not None:
-                error.__traceback__ = None  # its frames hold the Attempt, which may hold it
             await anyio.sleep(wait)
             gate.drop()
             attempt = Attempt(number + 1, deployment)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmgw import errors
-from llmgw.errors import GatewayError, clean, from_status, lone, parse_retry_after
+from llmgw.errors import GatewayError, clean, from_status, lone, parse_retry_after, untrace
 
 
 @pytest.mark.parametrize(
@@ -156,3 +156,19 @@ def test_a_group_of_one_is_that_one() -> None:
     assert lone(ExceptionGroup("a", [ExceptionGroup("b", [error])])) is error
     assert lone(pair) is pair
     assert lone(error) is error
+
+
+def test_an_error_that_is_over_holds_no_frames() -> None:
+    """Nor do its causes, shown or not; a chain that bites its tail has an end."""
+    found: list[BaseException] = []
+    for error in (OSError("first"), ValueError("second"), GatewayError("last")):
+        try:
+            raise error from (found[-1] if found else None)
+        except (OSError, ValueError, GatewayError) as exc:
+            found.append(exc)
+    found[0].__context__ = found[-1]
+    assert all(one.__traceback__ for one in found)
+
+    untrace(found[-1])
+
+    assert not any(one.__traceback__ for one in found)
