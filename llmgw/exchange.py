@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from llmgw.errors import GatewayError
 
 EXCHANGE, ATTEMPT = "llmgw.exchange", "llmgw.attempt"  # the only two scope keys of the toolkit
+DONE = object()  # what ``next`` gives of what has ended: StopIteration would take 0.6 us more
 LEFT = 499  # nginx's status for a client that left before its response was complete
 
 _random = random.Random()  # ids need to differ, not to be secret: 0.3 us where uuid4 takes 2.5
@@ -184,11 +185,8 @@ class Port(Struct, eq=False):
             if not self.on_asyncio:  # there a bound is a scope, which must be there before
                 await attended(sending, exchange)
             else:
-                try:
-                    signal = sending.send(None)
-                except StopIteration:
-                    pass  # mostly it does not wait
-                else:
+                signal = next(sending.__await__(), DONE)
+                if signal is not DONE:  # mostly it does not wait
                     await attended(resume(sending, signal), exchange)
         except OSError:
             exchange.left = True

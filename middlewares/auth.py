@@ -9,8 +9,11 @@ Source   RFC 6750, section 2.1 (Bearer). ``x-api-key``: Anthropic's clients; ``a
 
 from __future__ import annotations
 
+import hashlib
+import importlib
 from collections.abc import Callable, Mapping
-from hashlib import sha256
+from contextlib import suppress
+from typing import Any
 
 import attrs
 
@@ -27,6 +30,18 @@ PLACE = Place(
     ),
 )
 KEY_LIMIT = 512  # bytes of a key that are hashed; chosen, far above any key
+
+
+def python_sha256() -> Callable[[bytes], Any]:
+    """SHA-256 as CPython has it itself: OpenSSL's, made for long texts, takes 2 us more."""
+    for module in ("_sha2", "_sha256"):  # from 3.12 on; before
+        with suppress(ImportError):
+            found: Callable[[bytes], Any] = importlib.import_module(module).sha256
+            return found
+    return hashlib.sha256
+
+
+sha256 = python_sha256()
 
 
 def key_of(scope: Scope) -> bytes | None:
