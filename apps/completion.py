@@ -22,7 +22,7 @@ from llmgw import sse, telemetry
 from llmgw.asgi import BODY, START, Receive, Scope, Send
 from llmgw.body import Body, read_whole_body, replayed
 from llmgw.errors import GatewayError
-from llmgw.exchange import Deployment, Exchange, attempt_of, enter
+from llmgw.exchange import EXCHANGE, Deployment, Exchange, attempt_of, enter
 from llmgw.providers import keys
 from llmgw.providers.base import Clocks, Provider, Run
 from llmgw.relay import Relay
@@ -51,7 +51,9 @@ class CompletionApp:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one exchange."""
-        exchange, scope, receive, send = enter(scope, receive, send)
+        if EXCHANGE not in scope:  # it has no layer above
+            _, scope, receive, send = enter(scope, receive, send)
+        exchange: Exchange = scope[EXCHANGE]
         limit = self.max_body
         body = replayed(receive, limit) or await read_whole_body(receive, limit=limit)
         if not body.complete:

@@ -217,6 +217,7 @@ class Gateway:
         await self.drain.finish(self.drain_s)
         for provider in self.providers.values():
             await provider.aclose()
+        logs.flush()
         await send({"type": "lifespan.shutdown.complete"})
 
     def _start(self) -> None:

@@ -220,10 +220,9 @@ def enter(scope: Scope, receive: Receive, send: Send) -> tuple[Exchange, Scope, 
 
     Only the layer that makes the Exchange has a Port.
     """
-    try:
+    if EXCHANGE in scope:
         return scope[EXCHANGE], scope, receive, send
-    except KeyError:
-        exchange = Exchange()
+    exchange = Exchange()
     port = Port(exchange, receive, send)
     return exchange, {**scope, EXCHANGE: exchange}, port.receive, port.send
 

@@ -41,21 +41,71 @@ def test_second_set_up_replaces_the_first(log_stream: io.StringIO) -> None:
     assert len(lines(other)) == 1
 
 
-async def test_lines_of_one_turn_are_written_together(log_stream: io.StringIO) -> None:
-    """In order; a log record does not overtake them."""
+def be_the_only_handler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without those that pytest adds before each test."""
+    ours = [one for one in logs.log.handlers if isinstance(one, logs.LineHandler)]
+    monkeypatch.setattr(logs.log, "handlers", ours)
+
+
+def events(stream: io.StringIO) -> list[object]:
+    return [line["event"] for line in lines(stream)]
+
+
+async def test_lines_are_written_soon_and_in_order(
+    log_stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A log record does not overtake them."""
+    be_the_only_handler(monkeypatch)
     write(Line(event="1"))
-    write(Line(event="2"))
+    logs.write_line(logging.getLogger(logs.ACCESS_LOGGER), Line(event="2"))
     logs.log.warning('{"event": "3"}')
-    write(Line(event="4"))
+    assert events(log_stream) == ["1", "2", "3"]
+
+    for event in "45":
+        write(Line(event=event))
+        with anyio.fail_after(10):
+            while event not in events(log_stream):
+                await anyio.lowlevel.checkpoint()
+    assert events(log_stream) == ["1", "2", "3", "4", "5"]
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_lines_that_come_together_are_written_together(
+    log_stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And whoever ends need not wait for that."""
+    be_the_only_handler(monkeypatch)
+    write(Line(event="1"))
     await anyio.lowlevel.checkpoint()
-    write(Line(event="5"))
-    await anyio.lowlevel.checkpoint()
+    write(Line(event="2"))
+    assert events(log_stream) == []
 
-    assert [line["event"] for line in lines(log_stream)] == ["1", "2", "3", "4", "5"]
+    logs.flush()
+    assert events(log_stream) == ["1", "2"]
 
 
-def test_lines_of_a_loop_that_ended_are_not_lost(log_stream: io.StringIO) -> None:
+async def test_a_level_that_has_changed_holds_from_the_next_write_on(
+    log_stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only until then is a logger known to be asked."""
+    be_the_only_handler(monkeypatch)
+    write(Line(event="1"))
+    logs.flush()
+    logs.log.setLevel(logging.ERROR)
+    try:
+        write(Line(event="2"))
+    finally:
+        logs.log.setLevel(logging.INFO)
+    logs.flush()
+
+    assert events(log_stream) == ["1"]
+
+
+def test_lines_of_a_loop_that_ended_are_not_lost(
+    log_stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """They are written with the next ones, or as the process ends."""
+    be_the_only_handler(monkeypatch)
 
     async def last() -> None:
         write(Line(event="1"))
@@ -63,7 +113,7 @@ def test_lines_of_a_loop_that_ended_are_not_lost(log_stream: io.StringIO) -> Non
     anyio.run(last)
     write(Line(event="2"))
 
-    assert [line["event"] for line in lines(log_stream)] == ["1", "2"]
+    assert events(log_stream) == ["1", "2"]
 
 
 def test_other_handlers_get_the_lines_too(
@@ -84,8 +134,7 @@ def test_a_logger_with_a_handler_of_its_own_gives_it_the_lines(
     log_stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And where nothing is handed up, ours gets none."""
-    alone = [one for one in logs.log.handlers if isinstance(one, logs.LineHandler)]
-    monkeypatch.setattr(logs.log, "handlers", alone)  # without pytest's
+    be_the_only_handler(monkeypatch)
     access, mine = logging.getLogger(logs.ACCESS_LOGGER), io.StringIO()
     handler = logging.StreamHandler(mine)
     access.addHandler(handler)
