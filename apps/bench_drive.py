@@ -103,7 +103,7 @@ async def drive(app: ASGIApp, request: Request, times: int) -> Client:
         await app(dict(base), client.receive, client.send)
         if client.status >= 500 or client.status == 429:
             raise BenchError(f"answered {client.status}")
-        await anyio.lowlevel.checkpoint()  # the loop's turn: timers, log lines
+        await anyio.lowlevel.checkpoint()  # the loop's turn: timers
     return client
 
 

@@ -10,6 +10,7 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextvars import Context, copy_context
+from functools import partial
 from typing import Any
 
 import anyio
@@ -41,7 +42,10 @@ class Beside(Block):
     _tasks: list[asyncio.Task[None]] | None = None
 
     async def listen(self) -> None:
-        """Wait for what should end main. Once main is ``settled`` it has no effect."""
+        """Wait for what should end main, and ``fail`` by its errors.
+
+        Once main is ``settled`` it has no effect.
+        """
 
     def settled(self) -> bool:
         """Whether main has done all that it is for, so that nothing could end it any more."""
@@ -110,11 +114,15 @@ class Beside(Block):
             del error
 
     def begin(self, func: Function) -> asyncio.Task[None]:
-        """Run a function from now on; on asyncio."""
-        loop = asyncio.get_running_loop()
-        task = loop.create_task(self._guarded(func), context=self._context)
+        """Run a function from now on, which fails by itself; on asyncio."""
+        task = asyncio.get_running_loop().create_task(func(), context=self._context)
         self._tasks = [*(self._tasks or []), task]
         return task
+
+    def fail(self, error: Exception) -> None:
+        """End main, and raise this from ``run``."""
+        self.error = error
+        self.cancel()
 
     def _start_to_listen(self) -> None:
         self._listener = self.begin(self.listen)
@@ -131,14 +139,14 @@ class Beside(Block):
 
     async def _later(self, seconds: float, func: Function) -> None:
         await anyio.sleep(seconds)
-        await self._guarded(func)
+        await self.guarded(func)
 
-    async def _guarded(self, func: Function) -> None:
+    async def guarded(self, func: Function) -> None:
+        """Run a function, and fail by its errors."""
         try:
             await func()
         except Exception as exc:
-            self.error = exc
-            self.cancel()
+            self.fail(exc)
 
 
 class Later(Struct, eq=False):
@@ -149,7 +157,7 @@ class Later(Struct, eq=False):
 
     def start(self) -> None:
         """Its time has come."""
-        self.beside.begin(self.func)
+        self.beside.begin(partial(self.beside.guarded, self.func))
 
 
 async def ended(tasks: Sequence[asyncio.Task[None]]) -> None:

@@ -138,9 +138,12 @@ class Watch(Beside, kw_only=True):
 
     async def listen(self) -> None:
         """Read the source until it tells that the client left."""
-        while not self.body.left:
-            message = await self.body.source()
-            self.body.left = message["type"] == "http.disconnect"
+        try:
+            while not self.body.left:
+                message = await self.body.source()
+                self.body.left = message["type"] == "http.disconnect"
+        except Exception as exc:
+            return self.fail(exc)
         if not self.exchange.ended:
             self.exchange.left = True
             self.cancel()

@@ -56,15 +56,14 @@ _encoder = msgspec.json.Encoder()
 
 def write_line(logger: logging.Logger, line: Line) -> None:
     """Log a line; to our own stream without a log record, which costs 10 us."""
-    if _ours is not None and logger in _ours.known:
-        return _ours.write(line)
+    alone = _ours and log.handlers == _ours and (logger is log or not logger.handlers)
+    if alone and logger in _known:
+        return _ours[0].write(line)
     if not logger.isEnabledFor(logging.INFO):
         return
-    usual = logger is log or (logger.propagate and not logger.handlers)
-    if usual and _ours is not None and log.handlers == [_ours] and not logger.filters:
-        _ours.write(line)
-        if _ours.loop is not None:
-            _ours.known.add(logger)
+    if alone and (logger is log or logger.propagate) and not logger.filters:
+        _known.add(logger)
+        _ours[0].write(line)
     else:
         logger.info("%s", _encoder.encode(line).decode())
 
@@ -72,27 +71,25 @@ def write_line(logger: logging.Logger, line: Line) -> None:
 class LineHandler(logging.StreamHandler[TextIO]):
     """Ours: lines go past the formatter, and on asyncio those of SOON seconds in one write.
 
-    A write costs 10 to 20 us, and a request that takes its time would need two. Whether a logger's
-    lines come here is asked once for each write, too.
+    A write costs 10 to 20 us, and a request that takes its time would need two.
     """
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__(stream)
-        self.known: set[logging.Logger] = set()  # whose lines come here, until the next write
-        self.loop: asyncio.AbstractEventLoop | None = None  # that will write
         self._lines: list[Line] = []
+        self._loop: asyncio.AbstractEventLoop | None = None  # that will write
 
     def write(self, line: Line) -> None:
         """Write a line, soon; where there is no such loop, at once."""
         self._lines.append(line)
-        loop = self.loop
+        loop = self._loop
         if loop is not None and loop.is_running():
             return
         try:
-            loop = self.loop = asyncio.get_running_loop()
+            loop = self._loop = asyncio.get_running_loop()
         except RuntimeError:
             return self.flush()
-        loop.call_later(SOON, self.flush, context=Context())  # it must keep no request's variables
+        loop.call_later(SOON, self._ring, context=Context())  # it must keep no request's variables
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record after the lines that came before it."""
@@ -101,8 +98,7 @@ class LineHandler(logging.StreamHandler[TextIO]):
 
     def flush(self) -> None:
         """Write what waits; logging does so when the process ends."""
-        self.loop = None
-        self.known.clear()
+        _known.clear()
         with self.lock or nullcontext():
             lines = self._lines[:]
             del self._lines[: len(lines)]  # another thread may add to the list meanwhile
@@ -113,22 +109,26 @@ class LineHandler(logging.StreamHandler[TextIO]):
             except ValueError:
                 pass  # closed, as a process ends
 
+    def _ring(self) -> None:
+        self._loop = None
+        self.flush()
 
-_ours: LineHandler | None = None  # the only one of log.handlers, as long as nobody has changed them
+
+_ours: list[LineHandler] = []  # what log.handlers is as long as nobody has changed it
+_known: set[logging.Logger] = set()  # whose level and filters were asked since the last write
 
 
 def set_up_logging(stream: TextIO) -> None:
     """Write what the toolkit logs to ``stream``, a message a line. A second call replaces it."""
-    global _ours
     for handler in [one for one in log.handlers if isinstance(one, LineHandler)]:
         log.removeHandler(handler)
-    _ours = LineHandler(stream)
-    log.addHandler(_ours)
+    _ours[:] = [LineHandler(stream)]
+    log.addHandler(_ours[0])
     log.setLevel(logging.INFO)
     log.propagate = False
 
 
 def flush() -> None:
     """Write what waits, as a server does at its end."""
-    if _ours is not None:
-        _ours.flush()
+    for handler in _ours:
+        handler.flush()

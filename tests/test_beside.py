@@ -194,7 +194,7 @@ async def test_who_listens_can_end_main() -> None:
 
     class Failing(Listener):
         async def listen(self) -> None:
-            raise KeyError("listening")
+            self.fail(KeyError("listening"))
 
     with anyio.fail_after(5):
         await Ending().run(anyio.sleep_forever)

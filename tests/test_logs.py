@@ -87,7 +87,7 @@ async def test_lines_that_come_together_are_written_together(
 async def test_a_level_that_has_changed_holds_from_the_next_write_on(
     log_stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Only until then is a logger known to be asked."""
+    """Until then what was asked of a logger is remembered."""
     be_the_only_handler(monkeypatch)
     write(Line(event="1"))
     logs.flush()
@@ -128,6 +128,23 @@ def test_other_handlers_get_the_lines_too(
 
     assert len(lines(log_stream)) == 1
     assert '"event":"e"' in caplog.text
+
+
+async def test_a_handler_that_was_just_added_misses_nothing(
+    log_stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though lines went past it a moment ago."""
+    be_the_only_handler(monkeypatch)
+    access, mine = logging.getLogger(logs.ACCESS_LOGGER), io.StringIO()
+    handler = logging.StreamHandler(mine)
+    logs.write_line(access, Line(event="1"))
+    for logger in (access, logs.log):
+        logger.addHandler(handler)
+        logs.write_line(access, Line(event="2"))
+        logger.removeHandler(handler)
+
+    assert mine.getvalue().count('"event":"2"') == 2
+    assert events(log_stream) == ["1", "2", "2"]
 
 
 def test_a_logger_with_a_handler_of_its_own_gives_it_the_lines(

@@ -18,7 +18,7 @@ from llmgw.asgi import Header, find_header
 from llmgw.errors import AuthError, GatewayError, ProviderUnavailableError
 from llmgw.exchange import Deployment
 from llmgw.http1 import ProtocolError
-from llmgw.upstream import Response, Upstream
+from llmgw.upstream import NETWORK, Response, Upstream, broke
 from llmgw.wire import Call
 
 ANSWER_LIMIT = 64 << 20  # bytes of an answer that is not a stream; chosen: images come as base64
@@ -91,7 +91,10 @@ class StreamAnswer(Struct, eq=False):
             elif response.complete:
                 return []
             else:
-                await response.more(due)
+                try:  # what waits for each event has no coroutine that it could do without
+                    await response.connection.pull(due)
+                except NETWORK as exc:
+                    raise broke(response.name) from exc
 
     def release(self) -> bool:
         """See Answer."""
