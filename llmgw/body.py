@@ -16,7 +16,7 @@ from msgspec import Struct
 from llmgw.asgi import Message, Receive
 from llmgw.beside import Beside, Function, Main
 from llmgw.errors import InvalidRequestError
-from llmgw.exchange import Exchange
+from llmgw.exchange import Exchange, inner_receive
 
 T = TypeVar("T")
 
@@ -138,9 +138,10 @@ class Watch(Beside, kw_only=True):
 
     async def listen(self) -> None:
         """Read the source until it tells that the client left."""
+        receive = inner_receive(self.body.source)
         try:
             while not self.body.left:
-                message = await self.body.source()
+                message = await receive()
                 self.body.left = message["type"] == "http.disconnect"
         except Exception as exc:
             return self.fail(exc)

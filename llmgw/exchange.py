@@ -215,6 +215,12 @@ async def attended(sending: Awaitable[None], exchange: Exchange) -> None:
             exchange.deadline += time.monotonic() - began
 
 
+def inner_receive(receive: Receive) -> Receive:
+    """What a Port's ``receive`` calls, for who notes a disconnect himself; else the same."""
+    port = getattr(receive, "__self__", None)
+    return port.inner_receive if isinstance(port, Port) else receive
+
+
 def enter(scope: Scope, receive: Receive, send: Send) -> tuple[Exchange, Scope, Receive, Send]:
     """The Exchange of ``scope``, with the scope, receive and send to hand on; else a new one.
 

@@ -135,7 +135,7 @@ class ScriptedApp:
         while message.get("more_body", False):
             message = await receive()
             parts.append(message.get("body", b""))
-        self.asked.append(Asked(scope, b"".join(parts)))
+        self.asked.append(Asked(dict(scope), b"".join(parts)))
         if len(self.asked) > len(self.script):
             raise AssertionError(f"call {len(self.asked)} of a script of {len(self.script)}")
         step = read_step(self.script[len(self.asked) - 1])
