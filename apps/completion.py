@@ -94,16 +94,15 @@ async def stream(exchange: Exchange, body: Body, run: Run, first: list[bytes], s
     """Send the answer's payloads as events, as they come.
 
     It may go on for minutes, and a prompt may be a megabyte: so the request's bytes are forgotten,
-    once the first event is what the client has got last. Then no layer above can ask again.
+    once the first event has gone out to the client. Then no layer above can ask again.
     """
     await send({"type": START, "status": 200, "headers": [*sse.HEADERS, *run.headers]})
-    events = sse.join(first)
-    await send({"type": BODY, "body": events, "more_body": True})
-    if exchange.last is events:
+    before = exchange.sent
+    await send({"type": BODY, "body": sse.join(first), "more_body": True})
+    if exchange.sent > before:
         body.forget()
         run.call.forget()
-    first.clear()  # the frames here and above would hold what has gone out as long as the stream
-    del events
+    first.clear()  # the frame above would hold what has gone out as long as the stream
     while given := await run.more():
         await send({"type": BODY, "body": sse.join(given), "more_body": True})
     await send({"type": BODY, "body": sse.join([DONE])})

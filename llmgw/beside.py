@@ -10,7 +10,6 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextvars import Context, copy_context
-from functools import partial
 from typing import Any
 
 import anyio
@@ -79,7 +78,7 @@ class Beside(Block):
         finally:
             for timers, later in waiting:
                 timers.pop(later, None)
-            if self._tasks is not None:
+            if self._listener is not None or self._tasks is not None:
                 await ended(self._cancelled())
         if self.cut:
             self._tell()
@@ -113,11 +112,9 @@ class Beside(Block):
         finally:
             del error
 
-    def begin(self, func: Function) -> asyncio.Task[None]:
-        """Run a function from now on, which fails by itself; on asyncio."""
-        task = asyncio.get_running_loop().create_task(func(), context=self._context)
-        self._tasks = [*(self._tasks or []), task]
-        return task
+    def begin(self, func: Function) -> None:
+        """Run a function from now on; on asyncio."""
+        self._tasks = [*(self._tasks or []), self._started(self.guarded(func))]
 
     def fail(self, error: Exception) -> None:
         """End main, and raise this from ``run``."""
@@ -125,7 +122,10 @@ class Beside(Block):
         self.cancel()
 
     def _start_to_listen(self) -> None:
-        self._listener = self.begin(self.listen)
+        self._listener = self._started(self.listen())
+
+    def _started(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        return asyncio.get_running_loop().create_task(work, context=self._context)
 
     def _cancelled(self) -> list[asyncio.Task[None]]:
         """Cancel what runs beside; the tasks whose end matters."""
@@ -133,8 +133,10 @@ class Beside(Block):
         self._tasks = self._listener = None  # their tracebacks hold this: it would be a cycle
         for task in tasks:
             task.cancel()
-        if listener is not None and self.settled():
-            tasks.remove(listener)
+        if listener is not None:
+            listener.cancel()
+            if not self.settled():
+                tasks.append(listener)
         return tasks
 
     async def _later(self, seconds: float, func: Function) -> None:
@@ -157,7 +159,7 @@ class Later(Struct, eq=False):
 
     def start(self) -> None:
         """Its time has come."""
-        self.beside.begin(partial(self.beside.guarded, self.func))
+        self.beside.begin(self.func)
 
 
 async def ended(tasks: Sequence[asyncio.Task[None]]) -> None:

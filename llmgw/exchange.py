@@ -114,7 +114,8 @@ class Exchange(Struct, eq=False):
     headers: dict[bytes, bytes] = {}  # any layer, own names
     status: int | None = None  # Port: that the client got, once it has begun
     content_type: bytes | None = None  # Port: of the response, once it has begun
-    last: bytes = b""  # Port: the last piece of the body that has gone out
+    sent: int = 0  # Port: bytes of the body that have gone out
+    tail: bytes = b""  # Port: the last two of them; all of a piece: 0.3 KB a stream that waits
     ended: bool = False  # Port: the response is complete
     left: bool = False  # Port, Body.watch: the client left before the end
     send_s: float = math.inf  # Admission: seconds that a message may wait for the client to read
@@ -134,8 +135,9 @@ class Exchange(Struct, eq=False):
     @property
     def open_stream(self) -> bool:
         """Whether an event stream has begun and is between two events."""
-        between = not self.last or self.last.endswith(b"\n\n")
-        return between and (self.content_type or b"").startswith(b"text/event-stream")
+        return self.tail in (b"", b"\n\n") and (self.content_type or b"").startswith(
+            b"text/event-stream"
+        )
 
     def final_status(self, error: BaseException | None) -> int:
         """The status for the books: 499 the client left, 500 the app failed, else what was sent."""
@@ -168,7 +170,9 @@ class Port(Struct, eq=False):
         """
         exchange, kind, ended = self.exchange, message["type"], False
         if kind == BODY:
-            exchange.last = message.get("body") or exchange.last
+            if body := message.get("body"):
+                exchange.sent += len(body)
+                exchange.tail = body[-2:]
             ended = not message.get("more_body", False)
         elif kind == START:
             headers = message.get("headers", ())
