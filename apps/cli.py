@@ -77,6 +77,7 @@ def serve(
     import uvicorn
 
     from llmgw.apps.catalog import models_of
+    from llmgw.telemetry import exporter_of
 
     server = settings.server
     models = models_of(settings, environ)
@@ -93,6 +94,7 @@ def serve(
         log_level="warning",
         server_header=False,
         date_header=False,
+        proxy_headers=exporter_of(environ) is not None,  # 2 us; spans alone tell of a client
         timeout_graceful_shutdown=math.ceil(server.drain_s) + GRACE,
         timeout_keep_alive=75,  # seconds; above the 60 of common load balancers: they close first
     )

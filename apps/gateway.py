@@ -225,7 +225,10 @@ class Gateway:
         if found := refusal(settings):
             raise SettingsError([found])
         logs.set_up_logging(sys.stdout)
-        telemetry.set_up_tracing(environ)
+        try:
+            telemetry.set_up_tracing(environ)
+        except (ValueError, ImportError) as exc:
+            raise SettingsError([f"tracing, which OTEL_* ask for: {exc}"]) from exc
         self.providers = default_providers(
             Clocks(connect=settings.timeouts.connect_s), settings.limits.max_concurrent
         )

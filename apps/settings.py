@@ -22,6 +22,7 @@ from llmgw.exchange import Deployment
 from llmgw.middlewares.loopback import is_loopback
 from llmgw.providers import keys
 from llmgw.routing import STRATEGIES
+from llmgw.telemetry import exporter_of
 
 FILE = "llmgw.toml"
 PREFIX, SEPARATOR = "LLMGW_", "__"
@@ -262,6 +263,10 @@ def load(path: Path | None, environ: Mapping[str, str]) -> tuple[Settings, Mappi
         raise SettingsError(located(messages_of(exc), file, given)) from exc
     if wrong := contradictions(settings):
         raise SettingsError(located(wrong, file, given))
+    try:
+        exporter_of(environ)
+    except ValueError as exc:
+        raise SettingsError([str(exc)]) from exc
     return settings, environ
 
 

@@ -266,6 +266,19 @@ async def test_lifespan_fails_with_the_reason(text: str, folder: Path) -> None:
     assert "prot" in message["message"] or "insecure" in message["message"]
 
 
+async def test_lifespan_fails_when_tracing_cannot_be_set_up(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who asked for traces and gets none must hear of it at the start."""
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "console")
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "soon")
+
+    [message] = await live(Gateway())
+
+    assert message["type"] == "lifespan.startup.failed"
+    assert "OTEL_*" in message["message"]
+
+
 async def test_websockets_are_refused_not_crashed() -> None:
     """The gateway speaks HTTP."""
     sent: list[Message] = []

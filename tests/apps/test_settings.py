@@ -126,6 +126,12 @@ def test_a_file_that_is_no_toml_is_named(text: str, folder: Path) -> None:
     assert error.startswith("llmgw.toml: ")
 
 
+def test_an_exporter_that_is_unknown_is_an_error(folder: Path) -> None:
+    """Servers would take what fails at the start for an app without a lifespan."""
+    with pytest.raises(SettingsError, match="OTEL_TRACES_EXPORTER is 'jaeger'"):
+        load(None, {"OTEL_TRACES_EXPORTER": "jaeger"})
+
+
 def test_a_file_that_is_no_text_is_named(folder: Path) -> None:
     """Bytes that are no UTF-8."""
     (folder / "llmgw.toml").write_bytes(b"a = '\xff'")
