@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import anyio
 import attrs
@@ -52,23 +52,24 @@ def last_words(call: Call) -> list[str]:
 class EchoAnswer:
     """The texts of one answer, given one a read."""
 
-    texts: list[bytes]
+    texts: Iterator[bytes]
     latency: float  # seconds before the first
     pause: float  # seconds between two
     headers: Sequence[Header] = ()
-    given: int = 0
+    begun: bool = False
 
     async def read(self, due: float) -> list[bytes]:
         """See Answer."""
-        if self.given == len(self.texts):
+        text = next(self.texts, None)
+        if text is None:
             return []
         with Block(due - time.monotonic()):
-            if pause := self.pause if self.given else self.latency:
+            if pause := self.pause if self.begun else self.latency:
                 await anyio.sleep(pause)
             else:
                 await anyio.lowlevel.checkpoint()
-            self.given += 1
-            return [self.texts[self.given - 1]]
+            self.begun = True
+            return [text]
         raise Expired
 
     def release(self) -> bool:
@@ -77,7 +78,7 @@ class EchoAnswer:
 
     async def aclose(self) -> None:
         """See Answer."""
-        self.given = len(self.texts)
+        self.texts = iter(())
 
 
 @attrs.frozen
@@ -95,9 +96,9 @@ class EchoProvider:
         limit = call.max_tokens if call.max_tokens is not None else len(words)
         reason = "stop" if limit >= len(words) else "length"
         words = words[:limit]
-        texts = streamed(call, words, reason) if call.stream else [whole(call, words, reason)]
+        every = streamed(call, words, reason) if call.stream else [whole(call, words, reason)]
         return EchoAnswer(
-            texts, float(options.get("latency_s", 0)), float(options.get("chunk_s", 0))
+            iter(every), float(options.get("latency_s", 0)), float(options.get("chunk_s", 0))
         )
 
     async def aclose(self) -> None:
@@ -129,8 +130,8 @@ def whole(call: Call, words: list[str], reason: str) -> bytes:
     return msgspec.json.encode({**head, "choices": choices, "usage": usage(call, words)})
 
 
-def streamed(call: Call, words: list[str], reason: str) -> list[bytes]:
-    """The answer as chunks: role, words, finish reason, usage, [DONE]."""
+def streamed(call: Call, words: list[str], reason: str) -> Iterator[bytes]:
+    """The answer as chunks: role, words, finish reason, usage, [DONE]; as they are asked for."""
     head = {
         "id": "chatcmpl-echo",
         "object": "chat.completion.chunk",
@@ -144,6 +145,10 @@ def streamed(call: Call, words: list[str], reason: str) -> list[bytes]:
         choices = [{"index": n, "delta": delta, "finish_reason": reason} for n in numbers]
         return msgspec.json.encode({**head, "choices": choices})
 
-    said = [chunk({"content": word}) for word in words]
-    tokens = msgspec.json.encode({**head, "choices": [], "usage": usage(call, words)})
-    return [chunk({"role": "assistant", "content": ""}), *said, chunk({}, reason), tokens, DONE]
+    tokens = usage(call, words)  # now: once the stream has begun, the call forgets its fields
+    yield chunk({"role": "assistant", "content": ""})
+    for word in words:
+        yield chunk({"content": word})
+    yield chunk({}, reason)
+    yield msgspec.json.encode({**head, "choices": [], "usage": tokens})
+    yield DONE

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
+import msgspec
 import pytest
 
 from llmgw.exchange import Deployment
@@ -32,6 +34,20 @@ async def ask(call: Call, *options: tuple[str, str]) -> list[dict[str, Any]]:
 
 def text_of(chunks: list[dict[str, Any]]) -> str:
     return "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks)
+
+
+async def test_a_chunk_is_made_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer of many words does not keep everybody waiting until all of them are written."""
+    made: list[object] = []
+    encode = msgspec.json.encode
+    monkeypatch.setattr(msgspec.json, "encode", lambda value: made.append(value) or encode(value))
+    answer = await EchoProvider().open(
+        call_of(stream=True), Deployment("echo", "echo"), (), math.inf
+    )
+
+    assert await answer.read(math.inf)
+    assert await answer.read(math.inf)
+    assert len(made) == 2
 
 
 async def test_the_last_message_comes_back() -> None:
