@@ -40,7 +40,12 @@ async def test_a_chunk_is_made_when_it_is_asked_for(monkeypatch: pytest.MonkeyPa
     """An answer of many words does not keep everybody waiting until all of them are written."""
     made: list[object] = []
     encode = msgspec.json.encode
-    monkeypatch.setattr(msgspec.json, "encode", lambda value: made.append(value) or encode(value))
+
+    def counted(value: object) -> bytes:
+        made.append(value)
+        return encode(value)
+
+    monkeypatch.setattr(msgspec.json, "encode", counted)
     answer = await EchoProvider().open(
         call_of(stream=True), Deployment("echo", "echo"), (), math.inf
     )
