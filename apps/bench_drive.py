@@ -113,7 +113,7 @@ def silent_logs() -> Generator[None]:
     log = logging.getLogger(logs.LOGGER)
     handlers, level, propagate = list(log.handlers), log.level, log.propagate
     with open(os.devnull, "w") as nowhere:
-        logs.set_up_logging(nowhere)
+        logs.set_up_logging(nowhere, wait=logs.SOON)
         try:
             yield
         finally:

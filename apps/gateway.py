@@ -198,15 +198,15 @@ class Gateway:
         """Answer one exchange, or one lifespan."""
         if scope["type"] == "lifespan":
             return await self._live(receive, send)
-        if self.app is None:
-            self._start()
+        if self.app is None:  # a server without lifespans: nobody will flush the log lines
+            self._start(log_wait=0.0)
         assert self.app is not None
         await self.app(scope, receive, send)
 
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
         try:
-            self._start()
+            self._start(log_wait=logs.SOON)
         except SettingsError as exc:
             return await send({"type": "lifespan.startup.failed", "message": str(exc)})
         sigterm = drained_by_sigterm(self.drain, self.drain_s)
@@ -220,15 +220,12 @@ class Gateway:
         logs.flush()
         await send({"type": "lifespan.shutdown.complete"})
 
-    def _start(self) -> None:
+    def _start(self, log_wait: float) -> None:
         settings, environ = load(None, os.environ)
         if found := refusal(settings):
             raise SettingsError([found])
-        logs.set_up_logging(sys.stdout)
-        try:
-            telemetry.set_up_tracing(environ)
-        except (ValueError, ImportError) as exc:
-            raise SettingsError([f"tracing, which OTEL_* ask for: {exc}"]) from exc
+        logs.set_up_logging(sys.stdout, wait=log_wait)
+        telemetry.set_up_tracing(environ)
         self.providers = default_providers(
             Clocks(connect=settings.timeouts.connect_s), settings.limits.max_concurrent
         )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import json
 import logging
 from contextlib import nullcontext
 from contextvars import Context
@@ -16,7 +17,7 @@ from typing import TextIO
 import msgspec
 
 LOGGER, ACCESS_LOGGER = "llmgw", "llmgw.access"
-SOON = 0.02  # seconds that a line may wait for others; chosen: a process that is killed loses them
+SOON = 0.02  # seconds that a server lets its lines wait for others; chosen
 WORD_LIMIT = 200  # characters of anything a client chose, in logs and spans; as wire's model names
 
 log = logging.getLogger(LOGGER)
@@ -69,18 +70,19 @@ def write_line(logger: logging.Logger, line: Line) -> None:
 
 
 class LineHandler(logging.StreamHandler[TextIO]):
-    """Ours: lines go past the formatter, and on asyncio those of SOON seconds in one write.
+    """Ours: lines go past the formatter, and on asyncio those of ``wait`` seconds in one write.
 
     A write costs 10 to 20 us, and a request that takes its time would need two.
     """
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, wait: float) -> None:
         super().__init__(stream)
+        self.wait = wait
         self._lines: list[Line] = []
         self._loop: asyncio.AbstractEventLoop | None = None  # that will write
 
     def write(self, line: Line) -> None:
-        """Write a line, soon; where there is no such loop, at once."""
+        """Write a line, in ``wait`` seconds; where there is no such loop, at once."""
         self._lines.append(line)
         loop = self._loop
         if loop is not None and loop.is_running():
@@ -89,7 +91,8 @@ class LineHandler(logging.StreamHandler[TextIO]):
             loop = self._loop = asyncio.get_running_loop()
         except RuntimeError:
             return self.flush()
-        loop.call_later(SOON, self._ring, context=Context())  # it must keep no request's variables
+        # in no context: a timer must not keep a request's variables
+        loop.call_later(self.wait, self._ring, context=Context())
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record after the lines that came before it."""
@@ -104,10 +107,19 @@ class LineHandler(logging.StreamHandler[TextIO]):
             del self._lines[: len(lines)]  # another thread may add to the list meanwhile
             try:
                 if lines:
-                    self.stream.write(_encoder.encode_lines(lines).decode())
+                    self._put(_encoder.encode_lines(lines).decode())
                 self.stream.flush()
             except ValueError:
                 pass  # closed, as a process ends
+            except OSError:  # a full disk is no request's fault
+                self.handleError(logging.makeLogRecord({"msg": "log lines were lost"}))
+
+    def _put(self, text: str) -> None:
+        try:
+            self.stream.write(text)
+        except UnicodeEncodeError:  # JSON needs no more than ASCII
+            lines = [json.dumps(json.loads(line)) for line in text.split("\n") if line]
+            self.stream.write("\n".join([*lines, ""]))
 
     def _ring(self) -> None:
         self._loop = None
@@ -118,11 +130,16 @@ _ours: list[LineHandler] = []  # what log.handlers is as long as nobody has chan
 _known: set[logging.Logger] = set()  # whose level and filters were asked since the last write
 
 
-def set_up_logging(stream: TextIO) -> None:
-    """Write what the toolkit logs to ``stream``, a message a line. A second call replaces it."""
+def set_up_logging(stream: TextIO, *, wait: float = 0.0) -> None:
+    """Write what the toolkit logs to ``stream``, a message a line. A second call replaces it.
+
+    On asyncio lines may ``wait`` so many seconds for others, by default until the loop's next turn;
+    who lets them wait calls ``flush`` at the end. A process that is killed loses what waits.
+    """
     for handler in [one for one in log.handlers if isinstance(one, LineHandler)]:
+        handler.flush()
         log.removeHandler(handler)
-    _ours[:] = [LineHandler(stream)]
+    _ours[:] = [LineHandler(stream, wait)]
     log.addHandler(_ours[0])
     log.setLevel(logging.INFO)
     log.propagate = False

@@ -95,6 +95,7 @@ class FallbackMiddleware:
             # nobody above holds the body and watches the client: do so, and come again
             body = await read_body(receive, limit=self.max_body)
             return await body.watch(exchange, partial(self, scope, body, send))
+        outer = scope.get(ATTEMPT)  # of a Fallback above
         walk = Walk(self.candidates(exchange), self.cooldown)
         turn = walk.healthy() or await walk.next()
         if turn is None:
@@ -120,7 +121,7 @@ class FallbackMiddleware:
                 if news and not exchange.left:
                     await self._tell(turn, gate, verdict, max(1, exchange.attempts - before))
             finally:
-                scope.pop(ATTEMPT, None)
+                scope[ATTEMPT] = outer
                 candidate.load.running -= 1
                 if turn.probe and not turn.told:  # the client left: the next request may probe
                     with anyio.CancelScope(shield=True):

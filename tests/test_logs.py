@@ -70,10 +70,11 @@ async def test_lines_are_written_soon_and_in_order(
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_lines_that_come_together_are_written_together(
+async def test_lines_may_wait_for_others(
     log_stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And whoever ends need not wait for that."""
+    logs.set_up_logging(log_stream, wait=60)
     be_the_only_handler(monkeypatch)
     write(Line(event="1"))
     await anyio.lowlevel.checkpoint()
@@ -114,6 +115,51 @@ def test_lines_of_a_loop_that_ended_are_not_lost(
     write(Line(event="2"))
 
     assert events(log_stream) == ["1", "2"]
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_second_set_up_loses_nothing(
+    log_stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What waits goes to the first stream."""
+    be_the_only_handler(monkeypatch)
+    write(Line(event="1"))
+    logs.set_up_logging(io.StringIO())
+
+    assert events(log_stream) == ["1"]
+
+
+async def test_a_character_that_the_stream_does_not_know_is_escaped(
+    log_stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes no line with it."""
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding="ascii")
+    logs.set_up_logging(stream)
+    be_the_only_handler(monkeypatch)
+    for key in ("a", "Zo\xeb \u2028 \U0001f600", "b"):
+        write(Line(event="e", key=key))
+    logs.flush()
+
+    found = [json.loads(line) for line in raw.getvalue().splitlines()]
+    assert [line["key"] for line in found] == ["a", "Zo\xeb \u2028 \U0001f600", "b"]
+
+
+async def test_a_stream_that_fails_is_told_of_and_fails_nobody(
+    log_stream: io.StringIO, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A full disk is no request's fault."""
+
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError("no space left on device")
+
+    logs.set_up_logging(Full())
+    be_the_only_handler(monkeypatch)
+    write(Line(event="1"))
+    logs.flush()
+
+    assert "no space left" in capsys.readouterr().err
 
 
 def test_other_handlers_get_the_lines_too(

@@ -125,10 +125,42 @@ def test_exporter_follows_the_standard_variables(
     assert telemetry.exporter_of(environ) == wanted
 
 
-def test_unknown_exporter_is_refused() -> None:
-    """A misspelt exporter is an error at start, not silence."""
-    with pytest.raises(ValueError, match="jaeger"):
-        telemetry.set_up_tracing({"OTEL_TRACES_EXPORTER": "jaeger"})
+CONSOLE_ASKED = {"OTEL_TRACES_EXPORTER": "console"}
+
+
+@pytest.mark.parametrize(
+    ("environ", "named"),
+    [
+        ({"OTEL_TRACES_EXPORTER": "jaeger"}, "jaeger"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4318"}, "http://"),
+        ({**CONSOLE_ASKED, "OTEL_BSP_SCHEDULE_DELAY": "soon"}, "SCHEDULE_DELAY"),
+        ({**CONSOLE_ASKED, "OTEL_BSP_SCHEDULE_DELAY": "0"}, "SCHEDULE_DELAY"),
+        ({**CONSOLE_ASKED, "OTEL_BSP_SCHEDULE_DELAY": "inf"}, "SCHEDULE_DELAY"),
+    ],
+)
+def test_what_cannot_be_traced_to_is_refused(environ: dict[str, str], named: str) -> None:
+    """A misspelt exporter is an error at start, not silence; unless tracing is off."""
+    with pytest.raises(ValueError, match=named):
+        telemetry.set_up_tracing(environ)
+
+    assert not telemetry.set_up_tracing({**environ, "OTEL_SDK_DISABLED": "true"})
+
+
+@pytest.mark.parametrize("module", ["opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http"])
+def test_tracing_without_its_extra_is_refused(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It names the extra."""
+    monkeypatch.setattr(telemetry, "installed", lambda name: name != module)
+
+    with pytest.raises(ValueError, match=r"llmgw\[tracing\]"):
+        telemetry.exporter_of({"OTEL_TRACES_EXPORTER": "otlp"})
+    assert not telemetry.exporter_of({})
+
+
+def test_what_is_installed_is_known() -> None:
+    """Also below a package that is not there."""
+    names = ("llmgw.telemetry", "llmgw.nothing", "nothing.at_all")
+
+    assert [telemetry.installed(name) for name in names] == [True, False, False]
 
 
 def test_inference_tells_a_complete_call(
