@@ -21,6 +21,7 @@ from llmgw.cooldown import FAILURES, FOR
 from llmgw.exchange import Deployment
 from llmgw.middlewares.loopback import is_loopback
 from llmgw.providers import keys
+from llmgw.providers.echo import read_options
 from llmgw.routing import STRATEGIES
 from llmgw.telemetry import exporter_of
 
@@ -289,8 +290,24 @@ def contradictions(settings: Settings) -> list[str]:
         for at, name in enumerate(model.fallbacks)
         if name not in groups
     ]
+    odd = [
+        f"models[{number}].deployments[{at}].{error}"
+        for number, model in enumerate(settings.models)
+        for at, wanted in enumerate(model.deployments)
+        if (error := odd_options(wanted))
+    ]
     twice = duplicates(groups, "models") + duplicates([key.name for key in settings.keys], "keys")
-    return [*twice, *lost]
+    return [*twice, *lost, *odd]
+
+
+def odd_options(wanted: DeploymentSettings) -> str | None:
+    """What is wrong with the options of an echo deployment: the other providers' are theirs."""
+    if "echo" in (wanted.via, wanted.model):
+        try:
+            read_options(wanted.options)
+        except ValueError as exc:
+            return str(exc)
+    return None
 
 
 def duplicates(names: list[str], table: str) -> list[str]:

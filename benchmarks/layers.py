@@ -20,6 +20,8 @@ from llmgw.apps.bench_cli import BACKENDS
 def main() -> None:
     """Measure what is here, keep the figures."""
     given = options.read()
+    if wrong := [name for name in given.names if name not in BACKENDS]:
+        sys.exit(f"there is no {', '.join(wrong)}; here are: {', '.join(BACKENDS)}")
     words = given.pick([], ["--rounds", "5", "--requests", "20"])
     for backend in BACKENDS:
         if not given.wants(backend):

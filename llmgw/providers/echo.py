@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated
 
 import anyio
 import attrs
@@ -19,9 +20,29 @@ from llmgw.asgi import Header
 from llmgw.block import Block
 from llmgw.exchange import Deployment
 from llmgw.waiting import Expired
-from llmgw.wire import DONE, Call
+from llmgw.wire import DONE, PATH, Call
 
+MOST = 10_000_000  # chunks of one answer; chosen
 CREATED = 1_700_000_000  # a fixed time: the same question has the same answer
+
+
+class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What ``Deployment.options`` may say."""
+
+    chunks: Annotated[int, msgspec.Meta(ge=0, le=MOST)] | None = None
+    latency_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    chunk_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+
+
+def read_options(given: Mapping[str, object]) -> Options:
+    """The options of an echo deployment, numbers as texts too. Raises ValueError with the path."""
+    try:
+        return msgspec.convert(given, Options, strict=False)
+    except msgspec.ValidationError as exc:
+        match = PATH.fullmatch(str(exc))
+        assert match is not None  # it matches any text
+        path = f"options.{match['path']}" if match["path"] else "options"
+        raise ValueError(f"{path}: {match['text']}") from exc
 
 
 class Part(msgspec.Struct):
@@ -89,17 +110,15 @@ class EchoProvider:
         self, call: Call, deployment: Deployment, headers: Sequence[Header], due: float
     ) -> EchoAnswer:
         """See Provider."""
-        options = dict(deployment.options)
+        options = read_options(dict(deployment.options))
         words = last_words(call)
-        if "chunks" in options:
-            words = list(itertools.islice(itertools.cycle(words), int(options["chunks"])))
+        if options.chunks is not None:
+            words = list(itertools.islice(itertools.cycle(words), options.chunks))
         limit = call.max_tokens if call.max_tokens is not None else len(words)
         reason = "stop" if limit >= len(words) else "length"
         words = words[:limit]
         every = streamed(call, words, reason) if call.stream else [whole(call, words, reason)]
-        return EchoAnswer(
-            iter(every), float(options.get("latency_s", 0)), float(options.get("chunk_s", 0))
-        )
+        return EchoAnswer(iter(every), options.latency_s, options.chunk_s)
 
     async def aclose(self) -> None:
         """Nothing is held."""

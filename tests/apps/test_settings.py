@@ -140,6 +140,10 @@ def test_a_file_that_is_no_text_is_named(folder: Path) -> None:
         load(None, {})
 
 
+ECHO = "[[models]]\nname = 'm'\n[[models.deployments]]\nmodel = 'echo'\noptions = "
+AT = "models[0].deployments[0]"
+
+
 @pytest.mark.parametrize(
     ("text", "error"),
     [
@@ -155,6 +159,9 @@ def test_a_file_that_is_no_text_is_named(folder: Path) -> None:
         ("[[models]]\nname = 'm'\ndeployments = []", "models[0].deployments: must be >= 1"),
         ("[[models]]\nname = 'a b'\ndeployments = [{model='echo'}]", "models[0]"),
         ("[[models]]\nname = 'm'\ndeployments = [{}]", "models[0].deployments[0].model"),
+        (f"{ECHO}{{chunks = '-1'}}", f"{AT}.options.chunks: Expected `int` >= 0"),
+        (f"{ECHO}{{latency_s = 'soon'}}", f"{AT}.options.latency_s: Expected `float`"),
+        (f"{ECHO}{{chunk = 1}}", f"{AT}.options: Object contains unknown field `chunk`"),
         ("[[models]]\nname='m'\ndeployments=[{model='echo', via='x'}]", "models[0].deployments[0]"),
         ("[[keys]]\nname = 'a'\nsha256 = 'sk-plain'", "keys[0].sha256: must be 64 hex"),
         ("server = 1", "server: is no table"),

@@ -493,6 +493,20 @@ async def test_a_client_that_leaves_ends_the_walk() -> None:
     assert not (await cooldown.admit("a")).wait
 
 
+async def test_a_fallback_within_another_leaves_it_its_attempt() -> None:
+    """What stood in the scope stands there again."""
+    seen: list[str | None] = []
+
+    async def outer(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append(scope[ATTEMPT].deployment.provider)
+        await falling(ScriptedApp([b"good"]), [PLACES[1]])(scope, receive, send)
+        seen.append(scope[ATTEMPT].deployment.provider)
+
+    await exchange(falling(outer, [PLACES[0]]), b"body")
+
+    assert seen == ["a", "a"]
+
+
 async def test_other_scope_types_pass_through() -> None:
     """A lifespan has no deployment."""
     seen: list[Scope] = []
