@@ -108,12 +108,12 @@ async def drive(app: ASGIApp, request: Request, times: int) -> Client:
 
 
 @contextmanager
-def silent_logs() -> Generator[None]:
+def silent_logs(wait: float = logs.SOON) -> Generator[None]:
     """Write the toolkit's log lines as the gateway does, but to nowhere."""
     log = logging.getLogger(logs.LOGGER)
     handlers, level, propagate = list(log.handlers), log.level, log.propagate
     with open(os.devnull, "w") as nowhere:
-        logs.set_up_logging(nowhere, wait=logs.SOON)
+        logs.set_up_logging(nowhere, wait=wait)
         try:
             yield
         finally:

@@ -135,6 +135,7 @@ async def peaks(app: ASGIApp, request: Request) -> tuple[float, float]:
             await app(given, client.receive, client.send)
             requests.append(client.peaks[0])  # until the answer begins
             messages += client.peaks[2:-1]
+            logs.flush()
             await anyio.lowlevel.checkpoint()
     finally:
         tracemalloc.stop()
