@@ -214,6 +214,21 @@ async def test_its_own_error_leaves_as_it_is() -> None:
             await body.watch(exchange, main)
 
 
+async def test_a_server_that_fails_to_listen_ends_what_runs() -> None:
+    """Nobody waits for a client of whom nothing can be known; the error leaves."""
+
+    class Failing(Client):
+        async def __call__(self) -> Message:
+            if not self.inbox:
+                raise KeyError("receive")
+            return self.inbox.pop(0)
+
+    body, exchange, _ = await watched(Failing([part(b"")]))
+
+    with anyio.fail_after(5), pytest.raises(KeyError):
+        await body.watch(exchange, anyio.sleep_forever)
+
+
 async def test_cancellation_from_outside_goes_on() -> None:
     """It is not taken for the watcher's own."""
     body, exchange, _ = await watched(Client([part(b"")]))

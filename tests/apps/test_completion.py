@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
+from typing import ClassVar
 
 import anyio
 import attrs
 import pytest
 
 from llmgw.apps.completion import CompletionApp
-from llmgw.asgi import BODY, ASGIApp, Message, Receive, Scope, Send
+from llmgw.asgi import BODY, ASGIApp, Header, Message, Receive, Scope, Send
 from llmgw.body import Body
 from llmgw.errors import ProviderUnavailableError
 from llmgw.exchange import Deployment, enter
 from llmgw.middlewares.fallback import FallbackMiddleware
 from llmgw.middlewares.retry import RetryMiddleware
-from llmgw.providers.echo import EchoProvider
+from llmgw.providers.echo import EchoAnswer, EchoProvider
 from llmgw.retrying import RetryPolicy
 from llmgw.routing import Candidate
 from llmgw.testing import exchange
-from llmgw.wire import read_call
+from llmgw.wire import Call, read_call
 
 PROMPT = "word " * 10_000
 
@@ -52,6 +54,51 @@ async def test_a_stream_holds_the_bytes_of_its_request_no_longer(stream: bool) -
     assert [not size for size in held] == [stream and number > 0 for number in range(len(held))]
     assert len(held) > 2 or not stream
     assert b"word" in answer
+
+
+class Payload(bytes):
+    """It tells when nobody holds it any more."""
+
+    gone = 0
+
+    def __del__(self) -> None:
+        Payload.gone += 1
+
+
+class Weighed(EchoProvider):
+    """Notes how many of its payloads are held whenever it is asked for the next."""
+
+    held: ClassVar[list[int]] = []
+
+    async def open(
+        self, call: Call, deployment: Deployment, headers: Sequence[Header], due: float
+    ) -> EchoAnswer:
+        """See Provider."""
+        answer = await super().open(call, deployment, headers, due)
+        answer.texts = self.noted(answer.texts)
+        return answer
+
+    def noted(self, texts: Iterator[bytes]) -> Iterator[bytes]:
+        before = Payload.gone
+        for number, text in enumerate(texts):
+            self.held.append(number + before - Payload.gone)
+            yield Payload(text)
+
+
+async def test_a_stream_that_waits_holds_nothing_that_has_gone_out() -> None:
+    """But for the first chunk, which says nothing and waits for the second."""
+    Weighed.held.clear()
+    call = {"model": "m", "stream": True, "messages": [{"role": "user", "content": "a b c d"}]}
+    body = Body(json.dumps(call).encode(), True, False, silent, watched=True)
+    app = CompletionApp({"openai": Weighed()}, resolve=lambda exchange: Deployment("echo", "m"))
+
+    async def send(message: Message) -> None:
+        pass
+
+    _, scope, _, port = enter({"type": "http", "headers": []}, silent, send)
+    await app(scope, body, port)
+
+    assert Weighed.held[:7] == [0, 1, 0, 0, 0, 0, 0]
 
 
 @attrs.define(eq=False)
