@@ -77,7 +77,7 @@ def serve(
     import uvicorn
 
     from llmgw.apps.catalog import models_of
-    from llmgw.telemetry import exporter_of
+    from llmgw.exporters import exporter_of
 
     server = settings.server
     models = models_of(settings, environ)

@@ -105,5 +105,5 @@ async def stream(exchange: Exchange, body: Body, run: Run, first: list[bytes], s
     first.clear()  # the frame above would hold what has gone out as long as the stream
     while given := await run.more():
         await send({"type": BODY, "body": sse.join(given), "more_body": True})
-        given.clear()  # and this one
+        given.clear()  # this frame would, until more has come
     await send({"type": BODY, "body": sse.join([DONE])})

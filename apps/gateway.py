@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager, contextmanager
 
 import attrs
 
-from llmgw import logs, telemetry
+from llmgw import logs
 from llmgw.apps.catalog import Models, models_of
 from llmgw.apps.completion import CompletionApp
 from llmgw.apps.health import HealthApp
@@ -26,6 +26,7 @@ from llmgw.apps.table import GET, POST, Route, Table
 from llmgw.asgi import ASGIApp, Receive, Scope, Send
 from llmgw.cooldown import MemoryCooldown
 from llmgw.drain import Drain
+from llmgw.exporters import set_up_tracing
 from llmgw.middlewares.access_log import AccessLogMiddleware
 from llmgw.middlewares.admission import AdmissionMiddleware
 from llmgw.middlewares.auth import AuthMiddleware
@@ -225,7 +226,7 @@ class Gateway:
         if found := refusal(settings):
             raise SettingsError([found])
         logs.set_up_logging(sys.stdout, wait=log_wait)
-        telemetry.set_up_tracing(environ)
+        set_up_tracing(environ)
         self.providers = default_providers(
             Clocks(connect=settings.timeouts.connect_s), settings.limits.max_concurrent
         )

@@ -18,12 +18,13 @@ from attrs.validators import ge, gt, in_, le, matches_re, min_len, optional
 from dotenv import dotenv_values
 
 from llmgw.cooldown import FAILURES, FOR
+from llmgw.errors import NotFoundError
 from llmgw.exchange import Deployment
+from llmgw.exporters import exporter_of
 from llmgw.middlewares.loopback import is_loopback
 from llmgw.providers import keys
 from llmgw.providers.echo import read_options
 from llmgw.routing import STRATEGIES
-from llmgw.telemetry import exporter_of
 
 FILE = "llmgw.toml"
 PREFIX, SEPARATOR = "LLMGW_", "__"
@@ -302,11 +303,13 @@ def contradictions(settings: Settings) -> list[str]:
 
 def odd_options(wanted: DeploymentSettings) -> str | None:
     """What is wrong with the options of an echo deployment: the other providers' are theirs."""
-    if "echo" in (wanted.via, wanted.model):
-        try:
+    try:
+        if (wanted.via or keys.row_of(wanted.model)[0].via) == "echo":
             read_options(wanted.options)
-        except ValueError as exc:
-            return str(exc)
+    except NotFoundError:
+        pass  # the catalog tells of a model that nobody knows
+    except ValueError as exc:
+        return str(exc)
     return None
 
 

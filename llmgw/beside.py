@@ -114,7 +114,7 @@ class Beside(Block):
 
     def begin(self, func: Function) -> None:
         """Run a function from now on; on asyncio."""
-        self._tasks = [*(self._tasks or []), self._started(self.guarded(func))]
+        self._tasks = [*(self._tasks or []), self._started(self._guarded(func))]
 
     def fail(self, error: Exception) -> None:
         """End main, and raise this from ``run``."""
@@ -141,10 +141,9 @@ class Beside(Block):
 
     async def _later(self, seconds: float, func: Function) -> None:
         await anyio.sleep(seconds)
-        await self.guarded(func)
+        await self._guarded(func)
 
-    async def guarded(self, func: Function) -> None:
-        """Run a function, and fail by its errors."""
+    async def _guarded(self, func: Function) -> None:
         try:
             await func()
         except Exception as exc:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from llmgw.errors import GatewayError
 
 EXCHANGE, ATTEMPT = "llmgw.exchange", "llmgw.attempt"  # the only two scope keys of the toolkit
-DONE = object()  # what ``next`` gives of what has ended: StopIteration would take 0.6 us more
+_ENDED = object()  # what ``next`` gives of what has ended: StopIteration would take 0.6 us more
 LEFT = 499  # nginx's status for a client that left before its response was complete
 
 _random = random.Random()  # ids need to differ, not to be secret: 0.3 us where uuid4 takes 2.5
@@ -189,8 +189,8 @@ class Port(Struct, eq=False):
             if not self.on_asyncio:  # there a bound is a scope, which must be there before
                 await attended(sending, exchange)
             else:
-                signal = next(sending.__await__(), DONE)
-                if signal is not DONE:  # mostly it does not wait
+                signal = next(sending.__await__(), _ENDED)
+                if signal is not _ENDED:  # mostly it does not wait
                     await attended(resume(sending, signal), exchange)
         except OSError:
             exchange.left = True
@@ -220,7 +220,10 @@ async def attended(sending: Awaitable[None], exchange: Exchange) -> None:
 
 
 def inner_receive(receive: Receive) -> Receive:
-    """What a Port's ``receive`` calls, for who notes a disconnect himself; else the same."""
+    """What a Port's ``receive`` calls, for who notes a disconnect himself; else the same.
+
+    A coroutine less in each stream that waits: 0.3 KB.
+    """
     port = getattr(receive, "__self__", None)
     return port.inner_receive if isinstance(port, Port) else receive
 

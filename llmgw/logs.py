@@ -109,10 +109,9 @@ class LineHandler(logging.StreamHandler[TextIO]):
                 if lines:
                     self._put(_encoder.encode_lines(lines).decode())
                 self.stream.flush()
-            except ValueError:
-                pass  # closed, as a process ends
-            except OSError:  # a full disk is no request's fault
-                self.handleError(logging.makeLogRecord({"msg": "log lines were lost"}))
+            except (OSError, ValueError):  # a full disk is no request's fault
+                if not self.stream.closed:  # it is, as a process ends
+                    self.handleError(logging.makeLogRecord({"msg": "log lines were lost"}))
 
     def _put(self, text: str) -> None:
         try:

@@ -115,12 +115,17 @@ class Call(Struct, frozen=True, eq=False):
         return fields
 
 
+def fault_of(error: msgspec.ValidationError) -> tuple[str, str]:
+    """What is wrong, and the path of the field, "" where it is the whole."""
+    match = PATH.fullmatch(str(error))
+    return (match["text"], match["path"] or "") if match else (str(error), "")
+
+
 def invalid(error: Exception) -> InvalidRequestError:
     """A msgspec error as ours, with the path of the field."""
     if not isinstance(error, msgspec.ValidationError):
         return InvalidRequestError("The request body is not valid JSON.", code="invalid_json")
-    match = PATH.fullmatch(str(error))
-    text, path = (match["text"], match["path"] or "") if match else (str(error), "")
+    text, path = fault_of(error)
     if missing := MISSING.fullmatch(text):
         path = f"{path}.{missing[1]}" if path else missing[1]
         text = f"The required field {missing[1]!r} is missing"

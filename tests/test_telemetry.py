@@ -67,7 +67,7 @@ def test_inject_names_the_current_span(provider: TracerProvider) -> None:
 
 PROBE = """
 import sys
-from llmgw import telemetry
+from llmgw import exporters, telemetry
 from llmgw.wire import Call
 assert telemetry.inject([(b"a", b"b")]) == [(b"a", b"b")]
 with telemetry.span("s") as span:
@@ -77,8 +77,8 @@ one.start()
 with one.use():
     pass
 one.finish(None)
-assert not telemetry.set_up_tracing({})
-assert not telemetry.set_up_tracing({"OTEL_TRACES_EXPORTER": "none"})
+assert not exporters.set_up_tracing({})
+assert not exporters.set_up_tracing({"OTEL_TRACES_EXPORTER": "none"})
 assert not [name for name in sys.modules if name.startswith("opentelemetry")]
 import opentelemetry.trace
 assert telemetry.find_provider() is None
@@ -88,79 +88,6 @@ assert telemetry.find_provider() is None
 def test_without_a_provider_opentelemetry_is_not_even_imported() -> None:
     """Spans, injection and set-up without an exporter leave sys.modules alone."""
     subprocess.run([sys.executable, "-c", PROBE], check=True, timeout=60)
-
-
-CONSOLE = """
-from llmgw import telemetry
-assert telemetry.set_up_tracing({"OTEL_TRACES_EXPORTER": "console", "OTEL_SERVICE_NAME": "mine"})
-with telemetry.span("hello"):
-    pass
-"""
-
-
-def test_set_up_tracing_exports_with_the_name_of_the_service() -> None:
-    """With an exporter named, the global provider sends spans to it, at the latest at exit."""
-    command = [sys.executable, "-c", CONSOLE]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
-
-    assert '"name": "hello"' in done.stdout
-    assert '"service.name": "mine"' in done.stdout
-
-
-@pytest.mark.parametrize(
-    ("environ", "wanted"),
-    [
-        ({}, None),
-        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://h:1/"}, ("otlp", "http://h:1/v1/traces")),
-        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://h:1/t"}, ("otlp", "http://h:1/t")),
-        ({"OTEL_TRACES_EXPORTER": "otlp"}, ("otlp", None)),
-        ({"OTEL_TRACES_EXPORTER": "none", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://h:1"}, None),
-        ({"OTEL_TRACES_EXPORTER": "otlp", "OTEL_SDK_DISABLED": "true"}, None),
-    ],
-)
-def test_exporter_follows_the_standard_variables(
-    environ: dict[str, str], wanted: tuple[str, str | None] | None
-) -> None:
-    """OTEL_* mean here what they mean elsewhere."""
-    assert telemetry.exporter_of(environ) == wanted
-
-
-CONSOLE_ASKED = {"OTEL_TRACES_EXPORTER": "console"}
-
-
-@pytest.mark.parametrize(
-    ("environ", "named"),
-    [
-        ({"OTEL_TRACES_EXPORTER": "jaeger"}, "jaeger"),
-        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4318"}, "http://"),
-        ({**CONSOLE_ASKED, "OTEL_BSP_SCHEDULE_DELAY": "soon"}, "SCHEDULE_DELAY"),
-        ({**CONSOLE_ASKED, "OTEL_BSP_SCHEDULE_DELAY": "0"}, "SCHEDULE_DELAY"),
-        ({**CONSOLE_ASKED, "OTEL_BSP_SCHEDULE_DELAY": "inf"}, "SCHEDULE_DELAY"),
-    ],
-)
-def test_what_cannot_be_traced_to_is_refused(environ: dict[str, str], named: str) -> None:
-    """A misspelt exporter is an error at start, not silence; unless tracing is off."""
-    with pytest.raises(ValueError, match=named):
-        telemetry.set_up_tracing(environ)
-
-    assert not telemetry.set_up_tracing({**environ, "OTEL_SDK_DISABLED": "true"})
-
-
-@pytest.mark.parametrize("module", ["opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http"])
-def test_tracing_without_its_extra_is_refused(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It names the extra."""
-    monkeypatch.setattr(telemetry, "installed", lambda name: name != module)
-
-    with pytest.raises(ValueError, match=r"llmgw\[tracing\]"):
-        telemetry.exporter_of({"OTEL_TRACES_EXPORTER": "otlp"})
-    assert not telemetry.exporter_of({})
-
-
-def test_what_is_installed_is_known() -> None:
-    """Also below a package that is not there."""
-    names = ("llmgw.telemetry", "llmgw.nothing", "nothing.at_all")
-
-    assert [telemetry.installed(name) for name in names] == [True, False, False]
 
 
 def test_inference_tells_a_complete_call(

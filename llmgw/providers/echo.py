@@ -20,7 +20,7 @@ from llmgw.asgi import Header
 from llmgw.block import Block
 from llmgw.exchange import Deployment
 from llmgw.waiting import Expired
-from llmgw.wire import DONE, PATH, Call
+from llmgw.wire import DONE, Call, fault_of
 
 MOST = 10_000_000  # chunks of one answer; chosen
 CREATED = 1_700_000_000  # a fixed time: the same question has the same answer
@@ -39,10 +39,8 @@ def read_options(given: Mapping[str, object]) -> Options:
     try:
         return msgspec.convert(given, Options, strict=False)
     except msgspec.ValidationError as exc:
-        match = PATH.fullmatch(str(exc))
-        assert match is not None  # it matches any text
-        path = f"options.{match['path']}" if match["path"] else "options"
-        raise ValueError(f"{path}: {match['text']}") from exc
+        text, path = fault_of(exc)
+        raise ValueError(f"options.{path}: {text}" if path else f"options: {text}") from exc
 
 
 class Part(msgspec.Struct):

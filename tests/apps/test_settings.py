@@ -161,6 +161,7 @@ AT = "models[0].deployments[0]"
         ("[[models]]\nname = 'm'\ndeployments = [{}]", "models[0].deployments[0].model"),
         (f"{ECHO}{{chunks = '-1'}}", f"{AT}.options.chunks: Expected `int` >= 0"),
         (f"{ECHO}{{latency_s = 'soon'}}", f"{AT}.options.latency_s: Expected `float`"),
+        (f"{ECHO}{{chunks = -1}}".replace("'echo'", "'echo/x'"), f"{AT}.options.chunks"),
         (f"{ECHO}{{chunk = 1}}", f"{AT}.options: Object contains unknown field `chunk`"),
         ("[[models]]\nname='m'\ndeployments=[{model='echo', via='x'}]", "models[0].deployments[0]"),
         ("[[keys]]\nname = 'a'\nsha256 = 'sk-plain'", "keys[0].sha256: must be 64 hex"),

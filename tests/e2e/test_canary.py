@@ -47,6 +47,9 @@ FAULTS: dict[str, Reply] = {
 }
 
 
+CLIENT_ADDRESS = "203.0.113.9"
+
+
 @pytest.fixture(scope="module")
 def upstream() -> Iterator[Recorder]:
     with Recorder() as running:
@@ -68,6 +71,7 @@ def server(serve: Serve, upstream: Recorder) -> Iterator[Server]:
 def ask(server: Server, key: str = KEY, **fields: Any) -> httpx2.Response:
     body = {"model": "direct", "messages": [{"role": "user", "content": PROMPT}], **fields}
     headers = {"authorization": f"Bearer {key}", "x-request-id": f"r-{HEADER}", "x-api-key": key}
+    headers["x-forwarded-for"] = CLIENT_ADDRESS
     address = f"{server.base_url}/v1/chat/completions?api_key={QUERY}"
     return httpx2.post(address, json=body, headers=headers, timeout=60)
 
@@ -106,6 +110,7 @@ def test_sinks_hold_no_secret(server: Server, upstream: Recorder) -> None:
     assert '"llm_request_start"' in printed, "the logs are there to be searched"
     assert '"http_request"' in printed
     assert "llm.generate" in printed, "the spans are there to be searched"
+    assert CLIENT_ADDRESS in printed, "whoever exports spans learns who is behind a proxy"
     for secret in (PROMPT, OURS, KEY, CLIENT, QUERY):
         assert secret not in printed, secret
         assert secret not in metrics, secret
