@@ -18,6 +18,8 @@ nox.options.reuse_existing_virtualenvs = True
 
 ROOT = Path(__file__).parent
 PACKAGES = ["llmgw", "middlewares", "apps"]
+# A process for each core, at most four; the tests of one file, and so its servers, stay together.
+PARALLEL = ["--numprocesses=auto", "--maxprocesses=4", "--dist=loadfile"]
 LITTER = [
     *(".coverage*", ".hypothesis", ".import_linter_cache", ".mypy_cache", ".nox"),
     *(".pytest_cache", ".ruff_cache", "dist", "htmlcov"),
@@ -42,7 +44,11 @@ def test(session: nox.Session) -> None:
     """The suite on the checkout, both event loops, branch coverage of every process."""
     session.install("-e", ".[gateway]", *group("test"))
     session.run("coverage", "erase")
-    session.run("coverage", "run", "-m", "pytest", *session.posargs)
+    if not session.posargs:
+        session.log(
+            "The whole suite takes about 3 minutes on two cores; pytest shows its progress."
+        )
+    session.run("coverage", "run", "-m", "pytest", *PARALLEL, *session.posargs)
     session.run("coverage", "combine", "--quiet")
     gate = [] if session.posargs else ["--fail-under=95"]  # a chosen part need not cover the whole
     session.run("coverage", "report", *gate)
@@ -52,7 +58,7 @@ def test(session: nox.Session) -> None:
 def compat(session: nox.Session) -> None:
     """The quick part of the suite on every interpreter that is here."""
     session.install("-e", ".[gateway]", *group("test"))
-    session.run("pytest", "-m", "not slow and not integration", *session.posargs)
+    session.run("pytest", *PARALLEL, "-m", "not slow and not integration", *session.posargs)
 
 
 @nox.session
@@ -122,7 +128,7 @@ def package(session: nox.Session) -> None:
     session.install("--force-reinstall", "--no-deps", str(wheel))  # same version, new content
     with session.chdir(home):
         # Not "python -m pytest": that imports the folder. The slow part says nothing of a wheel.
-        session.run("pytest", "-m", "not slow and not integration", *session.posargs)
+        session.run("pytest", *PARALLEL, "-m", "not slow and not integration", *session.posargs)
 
 
 @nox.session(venv_backend="none")

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 
 import attrs
 
-START, STOP = 60.0, 10.0  # seconds to answer after the start, and to end after SIGTERM; chosen
+START, STOP = 60.0, 60.0  # seconds to answer after the start, and to end after SIGTERM; chosen
 LOOK = 0.02  # seconds between two looks; chosen
 
 

@@ -63,7 +63,7 @@ def ask(port: int, name: str, *, stream: bool, patience: float | None) -> str:
         f"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nconnection: close\r\n"
         f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
     )
-    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         connection.sendall(head.encode() + body)
         if patience is not None:
             time.sleep(patience)
@@ -90,7 +90,7 @@ def files(server: Server) -> int:
 
 def active(port: int) -> int:
     """Requests that run, but the one that asks."""
-    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         connection.sendall(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
         text = b""
         while part := connection.recv(1 << 16):

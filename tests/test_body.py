@@ -164,7 +164,7 @@ async def test_a_client_that_leaves_cancels_what_runs() -> None:
         await anyio.sleep_forever()
         ended = True
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         await body.watch(exchange, main)
 
     assert (exchange.left, body.left, ended) == (True, True, False)
@@ -225,7 +225,7 @@ async def test_a_server_that_fails_to_listen_ends_what_runs() -> None:
 
     body, exchange, _ = await watched(Failing([part(b"")]))
 
-    with anyio.fail_after(5), pytest.raises(KeyError):
+    with anyio.fail_after(60), pytest.raises(KeyError):
         await body.watch(exchange, anyio.sleep_forever)
 
 
@@ -258,7 +258,7 @@ async def test_a_watch_within_a_watch_does_nothing() -> None:
     async def outer() -> None:
         await body.watch(exchange, inner)
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(listen)
             await body.watch(exchange, outer)
@@ -280,7 +280,7 @@ async def test_what_runs_beside_also_does_within_a_watch() -> None:
     async def outer() -> None:
         await body.watch(exchange, begun.wait, beside=beat)
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         await body.watch(exchange, outer)
 
     assert not body.watched
@@ -301,7 +301,7 @@ async def test_nobody_reads_when_a_slow_request_has_ended(complete: bool) -> Non
         await body.watch(exchange, main)
         assert complete or not client.readers
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(run)
 
@@ -319,7 +319,7 @@ async def test_after_the_watch_the_body_can_be_watched_again() -> None:
         client.leave.set()
         await anyio.sleep_forever()
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         await body.watch(exchange, main)
 
     assert exchange.left

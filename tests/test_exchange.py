@@ -140,12 +140,12 @@ async def slow(message: Message) -> None:
 async def test_the_clock_stands_still_while_a_message_waits() -> None:
     """And so does the deadline that layers see; what does not wait touches neither."""
     known, _, _, send = enter({"type": "http"}, no_receive, slow)
-    with anyio.fail_after(5), Block(0.1) as known.clock:
-        known.deadline = time.monotonic() + 0.1
+    with anyio.fail_after(60), Block(1.1) as known.clock:
+        known.deadline = time.monotonic() + 1.1
         await send({"type": BODY, "body": b"", "more_body": True})
-        for _ in range(3):
-            await send({"type": BODY, "body": b"0.08", "more_body": True})
-        assert known.remaining() > 0.05
+        for _ in range(2):
+            await send({"type": BODY, "body": b"0.6", "more_body": True})
+        assert known.remaining() > 0
 
     assert not known.clock.cut
 
@@ -153,12 +153,12 @@ async def test_the_clock_stands_still_while_a_message_waits() -> None:
 async def test_a_client_that_reads_nothing_is_gone() -> None:
     """After ``send_s`` seconds of one message."""
     known, _, _, send = enter({"type": "http"}, no_receive, slow)
-    known.send_s = 0.1
+    known.send_s = 1
     for _ in range(3):
-        await send({"type": BODY, "body": b"0.06", "more_body": True})
+        await send({"type": BODY, "body": b"0.4", "more_body": True})
     assert not known.left
 
-    with anyio.fail_after(5), pytest.raises(ConnectionAbortedError, match=r"0\.1 s"):
+    with anyio.fail_after(60), pytest.raises(ConnectionAbortedError, match="for 1 s"):
         await send({"type": BODY, "body": b"60", "more_body": True})
 
     assert known.left

@@ -37,7 +37,7 @@ def test_server_answers_until_it_is_stopped(tmp_path: Path, command: list[str]) 
     port = free_port()
     argv = [sys.executable, "-m", *(word.format(port=port) for word in command)]
     with serve_process(argv, port=port, cwd=tmp_path) as server:
-        client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+        client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
         client.request("GET", "/")
         assert client.getresponse().status == 204
         client.close()

@@ -124,18 +124,13 @@ def test_too_large_events_fail_after_those_before() -> None:
 
 
 def test_an_event_in_many_pieces_takes_linear_time() -> None:
-    """Four times the pieces take about four times as long, not sixteen times."""
+    """A copy of all that came, for each piece, would be 2 TB here: minutes, not half a second."""
+    size = 32 << 20
+    stream = b"data: " + b"x" * size + b"\n\n"
+    splitter, events = Splitter(limit=2 * size), list[bytes]()
+    began = time.monotonic()
+    for at in range(0, len(stream), 256):
+        events += splitter.feed(stream[at : at + 256])
+        assert time.monotonic() - began < 60
 
-    def took(size: int) -> float:
-        stream = b"data: " + b"x" * size + b"\n\n"
-        best = 9.0
-        for _ in range(3):
-            splitter, events = Splitter(), list[bytes]()
-            start = time.perf_counter()
-            for at in range(0, len(stream), 512):
-                events += splitter.feed(stream[at : at + 512])
-            best = min(best, time.perf_counter() - start)
-            assert [len(event) for event in events] == [size]
-        return best
-
-    assert took(10 << 20) < 10 * took(10 << 18)
+    assert [len(event) for event in events] == [size]

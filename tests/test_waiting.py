@@ -40,7 +40,7 @@ async def test_what_comes_too_late_is_cut() -> None:
         finally:
             cleaned.append(True)
 
-    with anyio.fail_after(5), pytest.raises(Expired):
+    with anyio.fail_after(60), pytest.raises(Expired):
         await within(0.02, hang())
 
     assert cleaned == [True]

@@ -320,7 +320,7 @@ async def talk(app: ASGIApp, model: str, *, leaves: bool) -> None:
             gone.set()
 
     scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": [JSON]}
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         await app(scope, receive, send)
 
 

@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tests.faults import ROWS, SETTINGS
+from tests.faults import ENDLESS, ROWS, SHORT, settings
 from tests.servers import free_port, serve_process
 from tests.soak import HEAVY, config
 from tests.upstreams.wall import TEXT, UNICODE, Wall
@@ -43,7 +43,7 @@ def run(name: str, command: list[str], folder: str) -> int:
     """Ask by one client, print, and give the number of surprises."""
     with Wall() as wall:
         path = Path(folder) / "llmgw.toml"
-        path.write_text(config(wall, SETTINGS))
+        path.write_text(config(wall, settings(SHORT, total=ENDLESS)))
         port = free_port()
         argv = [sys.executable, "-m", "llmgw", "serve", "--port", str(port), "--config", str(path)]
         with serve_process(argv, port=port, cwd=folder):

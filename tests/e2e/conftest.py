@@ -49,6 +49,7 @@ Serve = Callable[..., AbstractContextManager[Server]]
 @pytest.fixture(scope="session")
 def serve(tmp_path_factory: pytest.TempPathFactory) -> Serve:
     """Start the gateway with a config and an environment, by the command or by another server."""
+    tmp_path_factory.getbasetemp()  # made here once: tests may start two gateways in threads
 
     @contextmanager
     def start(

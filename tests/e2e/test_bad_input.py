@@ -21,7 +21,7 @@ def post(
     path: str = "/v1/chat/completions",
     headers: dict[str, str] | None = None,
 ) -> tuple[int, Any, http.client.HTTPResponse]:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
     data = body.encode() if isinstance(body, str) else body
     try:
         connection.request(method, path, data or None, headers if headers is not None else JSON)

@@ -60,7 +60,7 @@ def test_leaving_before_the_answer_closes_the_upstream(
     """While the upstream is silent the client hangs up: the upstream's socket is closed."""
     upstream.script.append(stream(chat_chunks(), hold=0))
     closed = upstream.closed
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
     body = {"model": model, "stream": streamed, "messages": [{"role": "user", "content": "hi"}]}
     connection.request(
         "POST", "/v1/chat/completions", json.dumps(body), {"content-type": "application/json"}
@@ -79,7 +79,7 @@ def test_leaving_mid_stream_closes_the_upstream(
     """After the first chunk the client hangs up: the upstream's socket is closed."""
     upstream.script.append(stream(chat_chunks(), hold=3))
     closed = upstream.closed
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
     body = {"model": model, "stream": True, "messages": [{"role": "user", "content": "hi"}]}
     connection.request(
         "POST", "/v1/chat/completions", json.dumps(body), {"content-type": "application/json"}

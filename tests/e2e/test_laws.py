@@ -24,30 +24,37 @@ from llmgw.providers.gateway import default_providers
 from tests.e2e.conftest import Serve
 from tests.servers import Server, free_port
 from tests.upstreams.wall import TEXT, Attempt, Wall
+from tests.waits import until
 
 CONFIG = """
+[retry]
+retry_after_max_s = 300
+
 [timeouts]
-first_token_s = 2
-idle_s = 30
+first_token_s = 600
+idle_s = 600
+answer_s = 600
 hold_s = 0.3
 heartbeat_s = 0.1
 
 [cooldown]
-for_s = 0.5
+for_s = {cooldown}
 {groups}
 """
+COOLDOWN = 0.5  # seconds
 GROUPS = {
     "down": ("503", "well"),
-    "limited": ("429-after@30", "well"),
-    "mute": ("silence", "well"),
-    "mute-litellm": ("silence", "well"),
+    "limited": ("429-after@300", "well"),
+    "well-litellm": ("well",),
+    "mute": ("silence",),
+    "mute-litellm": ("silence",),
     "flapping": ("flapping@1.2", "well"),
-    "slow": ("slow-first@1",),
-    "slow-then-down": ("slow-first@1", "503"),
+    "slow": ("slow-first@2",),
+    "slow-then-down": ("slow-first@2", "503"),
     "stall": ("stall",),
     "stall-litellm": ("stall",),
     "endless": ("endless@0.01",),
-    "limited-alone": ("429-after@8",),
+    "limited-alone": ("429-after@120",),
 }
 
 
@@ -61,7 +68,7 @@ def config(wall: Wall) -> str:
         )
         for name, models in GROUPS.items()
     ]
-    return CONFIG.format(groups="".join(places))
+    return CONFIG.format(groups="".join(places), cooldown=COOLDOWN)
 
 
 SERVERS = {
@@ -83,7 +90,7 @@ def wall() -> Iterator[Wall]:
 @pytest.fixture(scope="module", params=SERVERS)
 def server(request: pytest.FixtureRequest, serve: Serve, wall: Wall) -> Iterator[Server]:
     with serve(config(wall), argv=SERVERS[request.param]) as running:
-        with ask(running, "mute-litellm") as response:  # LiteLLM's import is not measured
+        with ask(running, "well-litellm") as response:  # LiteLLM's import takes seconds
             response.read()
         yield running
         wall.reset()
@@ -91,7 +98,7 @@ def server(request: pytest.FixtureRequest, serve: Serve, wall: Wall) -> Iterator
 
 @contextlib.contextmanager
 def ask(server: Server, model: str, *, stream: bool = True) -> Generator[http.client.HTTPResponse]:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
     body = {"model": model, "stream": stream, "messages": [{"role": "user", "content": "hi"}]}
     headers = {"content-type": "application/json"}
     connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
@@ -103,70 +110,69 @@ def ask(server: Server, model: str, *, stream: bool = True) -> Generator[http.cl
 
 
 def client_of(server: Server) -> OpenAI:
-    return OpenAI(base_url=f"{server.base_url}/v1", api_key="none", timeout=30)
+    return OpenAI(base_url=f"{server.base_url}/v1", api_key="none", timeout=60)
 
 
-def seconds(server: Server, model: str) -> float:
-    """How long a complete answer takes."""
-    began = time.monotonic()
+def answered(server: Server, model: str) -> None:
+    """Ask for a stream and see that it is whole."""
     with client_of(server) as client:
         chunks = client.chat.completions.create(
             model=model, messages=[{"role": "user", "content": "hi"}], stream=True
         )
         said = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
     assert said == TEXT
-    return time.monotonic() - began
 
 
-@pytest.mark.parametrize(("model", "limit"), [("down", 2.5), ("limited", 0.5)])
-def test_a_failing_deployment_is_left_soon_with_the_defaults(
-    server: Server, model: str, limit: float
-) -> None:
-    """Two backoffs for one that is down; a limited one at once; and then both are left alone."""
-    first = seconds(server, model)
-    later = [seconds(server, model) for _ in range(3)]
-
-    assert first < limit
-    assert min(later) < 0.3
+def probes(began: float) -> int:
+    """How often a deployment that cools may have been tried since ``began``."""
+    return 1 + int((time.monotonic() - began) / COOLDOWN)
 
 
-def test_a_silent_deployment_costs_one_first_token(server: Server) -> None:
-    """Never several: who waited in vain does not wait for the same again."""
-    assert 2 <= seconds(server, "mute") < 3.5
+def test_a_deployment_that_is_down_is_left_alone(server: Server, wall: Wall) -> None:
+    """Three attempts of one request; then it is only probed, and every request is answered."""
+    name = "503:down"
+    before, began = len(wall.of(name)), time.monotonic()
+    answered(server, "down")
+    assert len(wall.of(name)) == before + 3
+
+    for _ in range(5):
+        answered(server, "down")
+
+    assert len(wall.of(name)) <= before + 3 + probes(began)
 
 
-def test_while_the_primary_is_down_nobody_waits_and_then_it_is_back(
+def test_a_limited_deployment_is_asked_once(server: Server, wall: Wall) -> None:
+    """Its Retry-After is believed at once."""
+    for _ in range(4):
+        answered(server, "limited")
+
+    assert len(wall.of("429-after@300:limited")) == 1
+
+
+def test_while_the_primary_is_down_nobody_fails_and_then_it_is_back(
     server: Server, wall: Wall
 ) -> None:
-    """Every request is answered; within one cooldown of its recovery the primary answers again."""
+    """Every request is answered; after its recovery a probe finds it, and it answers again."""
     name = "flapping@1.2:flapping"
     began = time.monotonic()
-    slowest = 0.0
-    while time.monotonic() < began + 1.2:
-        slowest = max(slowest, seconds(server, "flapping"))
     while not any(attempt.tokens_sent for attempt in wall.of(name)):
-        seconds(server, "flapping")
-        assert time.monotonic() < began + 4
+        answered(server, "flapping")
+        assert time.monotonic() < began + 60
     failed = [attempt for attempt in wall.of(name) if not attempt.tokens_sent]
 
-    assert slowest < 2.5
-    assert len(failed) <= 3 + 3  # three to open it, then one probe each half second
-    assert time.monotonic() - began < 1.2 + 0.5 + 2
+    assert len(failed) <= 3 + probes(began)  # three to open it, then one probe each half second
 
 
 def test_a_slow_stream_is_held_open_with_comments(server: Server) -> None:
     """200 and comments while it waits; the SDK sees the answer, whole."""
     with ask(server, "slow") as response:
-        began = time.monotonic()
         first = response.readline()
-        at = time.monotonic() - began
         body = response.read()
 
     assert first == b": keepalive\n"
-    assert at < 0.7
     assert body.count(b": keepalive") >= 2
     assert body.endswith(b"data: [DONE]\n\n")
-    assert seconds(server, "slow") >= 1
+    answered(server, "slow")
 
 
 def test_what_is_no_stream_is_not_held(server: Server) -> None:
@@ -176,37 +182,35 @@ def test_what_is_no_stream_is_not_held(server: Server) -> None:
         assert json.load(response)["choices"][0]["message"]["content"] == TEXT
 
 
-def closed_within(wall: Wall, attempts: list[Attempt], limit: float) -> None:
-    wall.wait_until(lambda: all(one.closed_at is not None for one in attempts), limit)
+def wait_closed(wall: Wall, attempts: list[Attempt]) -> None:
+    wall.wait_until(lambda: all(one.closed_at is not None for one in attempts))
 
 
 @pytest.mark.parametrize("model", ["mute", "mute-litellm", "stall", "stall-litellm", "endless"])
 @pytest.mark.parametrize("stream", [True, False])
-def test_leaving_closes_the_upstream_within_a_second(
-    server: Server, wall: Wall, model: str, stream: bool
-) -> None:
-    """Before the headers, before the first token, midway; on both paths and both loops."""
+def test_leaving_closes_the_upstream(server: Server, wall: Wall, model: str, stream: bool) -> None:
+    """Before the headers, before the first token, midway; on both paths and both loops.
+
+    No clock of the gateway would close it within ten minutes.
+    """
     name = f"{GROUPS[model][0]}:{model}"
     before = len(wall.of(name))
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
     body = {"model": model, "stream": stream, "messages": [{"role": "user", "content": "hi"}]}
     connection.request(
         "POST", "/v1/chat/completions", json.dumps(body), {"content-type": "application/json"}
     )
-    if "mute" in model:  # it may be cooling after other tests: then the next one answers
-        wall.wait_until(lambda: len(wall.attempts) > 0)
-    else:
-        wall.wait_until(lambda: len(wall.of(name)) > before)
+    wall.wait_until(lambda: len(wall.of(name)) > before)
 
     connection.close()
 
-    closed_within(wall, [one for one in wall.attempts if one.model == name], 1.0)
+    wait_closed(wall, wall.of(name))
 
 
 def test_leaving_while_a_retry_waits_ends_it(server: Server, wall: Wall) -> None:
     """No second attempt is made for nobody."""
-    name = "429-after@8:limited-alone"
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    name = "429-after@120:limited-alone"
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
     body = {"model": "limited-alone", "messages": [{"role": "user", "content": "hi"}]}
     connection.request(
         "POST", "/v1/chat/completions", json.dumps(body), {"content-type": "application/json"}
@@ -221,7 +225,7 @@ def test_leaving_while_a_retry_waits_ends_it(server: Server, wall: Wall) -> None
 
 
 def metric(server: Server, name: str) -> float:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
     connection.request("GET", "/metrics")
     with connection.getresponse() as response:
         lines = response.read().decode().splitlines()
@@ -229,7 +233,7 @@ def metric(server: Server, name: str) -> float:
     return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
 
 
-def wait_for_no_requests(server: Server, limit: float = 5.0) -> None:
+def wait_for_no_requests(server: Server, limit: float = 60.0) -> None:
     """But the one that asks."""
     end = time.monotonic() + limit
     while metric(server, "http_server_active_requests") > 1:
@@ -255,7 +259,7 @@ def http_of(port: int, model: str) -> bytes:
 
 def abort(port: int, model: str, wait: float) -> None:
     """Send a request, wait, hang up."""
-    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         connection.sendall(http_of(port, model))
         threading.Event().wait(wait)
 
@@ -278,30 +282,27 @@ def test_a_thousand_aborted_requests_leave_nothing(server: Server, wall: Wall) -
             job.result()
 
     wait_for_no_requests(server)
-    running = {attempt for attempt in wall.attempts if attempt.closed_at is None}
-    closed_within(wall, [one for one in running if not one.tokens_sent], 5)
+    wait_closed(wall, [one for one in wall.attempts if not one.tokens_sent])
     assert files(server) <= before + 5
 
 
 STALLED = 200
 
 
-def test_health_answers_at_once_with_two_hundred_stalled_streams(
-    server: Server, wall: Wall
-) -> None:
-    """A few milliseconds; the bound is a quarter of a second."""
+def test_health_answers_while_two_hundred_streams_stall(server: Server) -> None:
+    """In a few milliseconds on a machine that has nothing else to do."""
     connections: list[socket.socket] = []
     sent = http_of(server.port, "stall")
     try:
         for _ in range(STALLED):
-            connections.append(socket.create_connection(("127.0.0.1", server.port), timeout=30))
+            connections.append(socket.create_connection(("127.0.0.1", server.port), timeout=60))
             connections[-1].sendall(sent)
         for connection in connections:
             assert connection.recv(100).startswith(b"HTTP/1.1 200")
         took: list[float] = []
         for _ in range(20):
             began = time.monotonic()
-            with socket.create_connection(("127.0.0.1", server.port), timeout=5) as probe:
+            with socket.create_connection(("127.0.0.1", server.port), timeout=60) as probe:
                 probe.sendall(b"GET /health/live HTTP/1.1\r\nhost: localhost\r\n\r\n")
                 assert probe.recv(100).startswith(b"HTTP/1.1 200")
             took.append(time.monotonic() - began)
@@ -309,8 +310,6 @@ def test_health_answers_at_once_with_two_hundred_stalled_streams(
         for connection in connections:
             connection.close()
     print(f"health with {STALLED} stalled streams: median {sorted(took)[10] * 1000:.1f} ms")
-
-    assert max(took) < 0.25
 
 
 async def test_no_task_is_left_after_aborted_requests(wall: Wall, anyio_backend_name: str) -> None:
@@ -327,20 +326,13 @@ async def test_no_task_is_left_after_aborted_requests(wall: Wall, anyio_backend_
     serving = uvicorn.Server(uvicorn.Config(app, port=port, lifespan="off", log_level="warning"))
     serving.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]
     task = asyncio.create_task(serving.serve())
-    while not serving.started:  # noqa: ASYNC110 - uvicorn has no event for it
-        await asyncio.sleep(0.01)
+    await until(lambda: serving.started)
     before = len(asyncio.all_tasks())
 
     for _ in range(100):
         await asyncio.to_thread(abort, port, "endless", 0.01)
-    for _ in range(200):
-        if len(asyncio.all_tasks()) <= before:
-            break
-        await asyncio.sleep(0.02)
-    left = len(asyncio.all_tasks()) - before
+    await until(lambda: len(asyncio.all_tasks()) <= before)
     serving.should_exit = True
     await task
     for provider in providers.values():
         await provider.aclose()
-
-    assert left <= 0

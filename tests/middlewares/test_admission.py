@@ -77,7 +77,7 @@ async def test_body_that_is_too_slow_is_a_408() -> None:
         return {"type": "http.request", "body": b"x", "more_body": True}
 
     app = AdmissionMiddleware(ScriptedApp([]), body_s=0.1)
-    with anyio.fail_after(5), pytest.raises(errors.InvalidRequestError) as caught:
+    with anyio.fail_after(60), pytest.raises(errors.InvalidRequestError) as caught:
         await app({"type": "http", "headers": []}, receive, no_send)
 
     assert (caught.value.status, caught.value.code) == (408, "request_timeout")
@@ -114,7 +114,7 @@ async def test_client_that_reads_nothing_is_gone() -> None:
         [layer(AdmissionMiddleware, send_s=0.05), layer(RetryMiddleware)], ScriptedApp([200])
     )
     known, scope, hear, say = enter({"type": "http", "headers": []}, receive, send)
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         await app(scope, hear, say)
 
     assert known.left
@@ -125,21 +125,21 @@ async def test_slow_reader_is_not_cut() -> None:
     sent: list[Message] = []
 
     async def send(message: Message) -> None:
-        await anyio.sleep(0.03)
+        await anyio.sleep(0.3)
         sent.append(message)
 
     async def chunks(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": START, "status": 200, "headers": []})
-        for _ in range(5):
+        for _ in range(2):
             await send({"type": BODY, "body": b"x", "more_body": True})
         await send({"type": BODY, "body": b""})
 
     async def receive() -> Message:
         return {"type": "http.request", "body": b"", "more_body": False}
 
-    await AdmissionMiddleware(chunks, send_s=0.1)({"type": "http", "headers": []}, receive, send)
+    await AdmissionMiddleware(chunks, send_s=1)({"type": "http", "headers": []}, receive, send)
 
-    assert len(sent) == 7
+    assert len(sent) == 4
 
 
 async def test_client_that_left_while_sending_takes_no_room() -> None:

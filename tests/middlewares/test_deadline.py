@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import anyio
 import pytest
 
@@ -21,7 +23,7 @@ async def hang(scope: Scope, receive: Receive, send: Send) -> None:
 
 async def test_what_takes_too_long_is_a_504() -> None:
     """With how long was waited."""
-    with anyio.fail_after(5), pytest.raises(errors.TimeoutError, match=r"0\.05 s") as caught:
+    with anyio.fail_after(60), pytest.raises(errors.TimeoutError, match=r"0\.05 s") as caught:
         await exchange(DeadlineMiddleware(hang, total=0.05))
 
     assert caught.value.status == 504
@@ -36,7 +38,7 @@ async def test_begun_stream_ends_with_an_error_event() -> None:
         await anyio.sleep_forever()
 
     layers = [layer(ErrorMapMiddleware), layer(DeadlineMiddleware, total=0.05)]
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         reply = await exchange(stack(layers, stall))
 
     assert reply.body.startswith(b"data: {}\n\ndata: {")
@@ -71,6 +73,7 @@ async def test_a_header_that_is_no_positive_number_is_refused(value: bytes) -> N
 async def test_a_slow_client_costs_no_time() -> None:
     """While ``send`` waits the clock stands still, for the layers below too."""
     lefts: list[float] = []
+    began = time.monotonic()
 
     async def slow(message: Message) -> None:
         await anyio.sleep(0.1)
@@ -83,9 +86,9 @@ async def test_a_slow_client_costs_no_time() -> None:
         await send({"type": BODY, "body": b""})
         lefts.append(known.remaining())
 
-    await DeadlineMiddleware(answer, total=0.15)(scope, receive, send)
+    await DeadlineMiddleware(answer, total=60)(scope, receive, send)
 
-    assert lefts[0] - lefts[1] < 0.1
+    assert lefts[0] - lefts[1] <= time.monotonic() - began - 0.19
 
 
 async def test_an_app_that_lingers_after_its_response_is_no_timeout() -> None:
@@ -95,7 +98,7 @@ async def test_an_app_that_lingers_after_its_response_is_no_timeout() -> None:
         await ScriptedApp([200])(scope, receive, send)
         await anyio.sleep_forever()
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         assert (await exchange(DeadlineMiddleware(linger, total=0.05))).status == 200
 
 

@@ -293,7 +293,7 @@ async def test_one_request_probes_and_success_takes_it_back() -> None:
     fallback = falling(app, PLACES[:2], cooldown)
     await exchange(fallback)
     now = 10.0
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(exchange, fallback)
             await probing.wait()
@@ -454,15 +454,18 @@ async def test_load_is_counted_while_a_request_runs() -> None:
 async def test_latency_is_that_to_the_first_message() -> None:
     """Not to the end of a long stream."""
     places = [Candidate(Deployment("a", "m"), "a")]
+    seen: list[float] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append(places[0].load.latency)
         await send({"type": "http.response.start", "status": 200, "headers": []})
-        await anyio.sleep(0.05)
+        seen.append(places[0].load.latency)
+        await anyio.sleep(0.01)
         await send({"type": "http.response.body", "body": b""})
 
     await exchange(falling(app, places))
 
-    assert 0 < places[0].load.latency < 0.05
+    assert seen[0] == 0 < seen[1] == places[0].load.latency
 
 
 async def test_a_client_that_leaves_ends_the_walk() -> None:
@@ -485,7 +488,7 @@ async def test_a_client_that_leaves_ends_the_walk() -> None:
         await begun.wait()
         return {"type": "http.disconnect"}
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         scope: Scope = {"type": "http", "headers": [], EXCHANGE: known}
         await falling(app, cooldown=cooldown)(scope, receive, no_send)
 

@@ -196,7 +196,7 @@ async def test_app_that_listens_until_the_client_leaves_is_repeated_too() -> Non
             tasks.start_soon(respond)
             heard.append((await receive())["type"])
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         reply = await exchange(retrying(listen))
 
     assert reply.status == 200
@@ -230,7 +230,7 @@ async def test_client_that_leaves_ends_the_wait_and_the_run(wait: bytes | None) 
 
     known = Exchange()
     scope: Scope = {"type": "http", "headers": [], EXCHANGE: known}
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         await retrying(app)(scope, receive, no_send)
 
     assert known.left

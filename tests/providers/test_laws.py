@@ -12,10 +12,13 @@ from llmgw.exchange import Deployment
 from llmgw.providers import CompletionRequest, LLMGatewayProvider
 from llmgw.providers.base import Clocks
 from llmgw.retrying import RetryPolicy
-from tests.faults import ROWS, Row
+from tests.faults import ROWS, SILENT, Row
 from tests.upstreams.wall import BIG, TEXT, UNICODE, Wall
 
-CLOCKS = Clocks(first_token=0.4, idle=0.2, answer=0.4, total=1.0)
+# Only an upstream that is silent on purpose gets short clocks.
+PATIENT = Clocks(first_token=60, idle=60, answer=60, total=120)
+SHORT = Clocks(first_token=1, idle=1, answer=1, total=60)
+ENDLESS = Clocks(first_token=1, idle=1, answer=1, total=2)
 MODES = {
     "stream": (True, False),
     "whole": (False, False),
@@ -35,7 +38,7 @@ def wall() -> Iterator[Wall]:
 @pytest.fixture
 async def provider(wall: Wall) -> AsyncIterator[LLMGatewayProvider]:
     wall.reset()
-    made = LLMGatewayProvider(clocks=CLOCKS, retry=RetryPolicy(backoff=0.01, retry_after_max=0.5))
+    made = LLMGatewayProvider(clocks=PATIENT, retry=RetryPolicy(backoff=0.01, retry_after_max=0.1))
     yield made
     await made.aclose()
 
@@ -46,10 +49,12 @@ def places(wall: Wall, *models: str) -> list[Deployment]:
     return [Deployment("openai", model, base, "sk-wall", name=model) for model in models]
 
 
-async def outcome(provider: LLMGatewayProvider, *, stream: bool) -> tuple[str, str]:
+async def outcome(
+    provider: LLMGatewayProvider, model: str = "it", *, stream: bool
+) -> tuple[str, str]:
     """How a call ended, in the table's words, and what it said."""
     request = CompletionRequest(
-        model="it", messages=[{"role": "user", "content": "hi"}], stream=stream
+        model=model, messages=[{"role": "user", "content": "hi"}], stream=stream
     )
     said: list[str] = []
     try:
@@ -60,22 +65,40 @@ async def outcome(provider: LLMGatewayProvider, *, stream: bool) -> tuple[str, s
     return "ok", "".join(said)
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-async def test_fault(provider: LLMGatewayProvider, wall: Wall, row: Row, mode: str) -> None:
-    """The outcome of the table; a truncated answer is never the whole one."""
+async def check(provider: LLMGatewayProvider, wall: Wall, row: Row, mode: str) -> None:
+    """The outcome is the table's; a truncated answer is never taken for the whole one."""
     stream, fallback = MODES[mode]
-    models = (row.model, "well") if fallback else (row.model,)
-    provider.deployments = {"it": places(wall, *models)}
+    name = f"{row.model}:{mode}"
+    provider.deployments = {
+        **provider.deployments,
+        name: places(wall, name, "well") if fallback else places(wall, name),
+    }
 
-    ended, said = await outcome(provider, stream=stream)
+    ended, said = await outcome(provider, name, stream=stream)
 
     assert ended == getattr(row, mode)
     if ended == "ok":
         assert said in GOOD
-    silent = {"silence", "headers-then-silence", "never-content", "stall", "endless"}
-    if row.name in silent:
-        await wall.until(lambda: all(one.closed_at for one in wall.of(row.model)))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("row", [row for row in ROWS if row.name not in SILENT], ids=str)
+async def test_fault(provider: LLMGatewayProvider, wall: Wall, row: Row, mode: str) -> None:
+    """An upstream that answers, however badly."""
+    await check(provider, wall, row, mode)
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row.name in SILENT], ids=str)
+async def test_silence(provider: LLMGatewayProvider, wall: Wall, row: Row) -> None:
+    """An upstream that falls silent, in all modes at once; its connections are closed."""
+    provider.clocks = ENDLESS if row.name == "endless" else SHORT
+
+    async with anyio.create_task_group() as tasks:
+        for mode in MODES:
+            tasks.start_soon(check, provider, wall, row, mode)
+
+    names = [f"{row.model}:{mode}" for mode in MODES]
+    await wall.until(lambda: all(one.closed_at for name in names for one in wall.of(name)))
 
 
 async def test_what_keeps_failing_is_left_alone(provider: LLMGatewayProvider, wall: Wall) -> None:
@@ -90,8 +113,8 @@ async def test_what_keeps_failing_is_left_alone(provider: LLMGatewayProvider, wa
 async def test_a_consumer_that_takes_its_time_is_no_timeout(
     provider: LLMGatewayProvider, wall: Wall
 ) -> None:
-    """The clocks time only the wait for the upstream."""
-    provider.clocks = Clocks(first_token=0.4, idle=0.3, total=0.5)
+    """The clocks time only the wait for the upstream: together the pauses are longer than each."""
+    provider.clocks = Clocks(first_token=10, idle=10, total=1)
     provider.deployments = {"it": places(wall, "well")}
     request = CompletionRequest(
         model="it", messages=[{"role": "user", "content": "hi"}], stream=True
@@ -100,7 +123,8 @@ async def test_a_consumer_that_takes_its_time_is_no_timeout(
 
     async for chunk in provider.generate(request):
         said.append(chunk.content)
-        await anyio.sleep(0.015)
+        if len(said) == 1:
+            await anyio.sleep(1.1)
 
     assert "".join(said) == TEXT
 

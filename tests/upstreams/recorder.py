@@ -15,7 +15,7 @@ import anyio.to_thread
 import attrs
 import h11
 
-WAIT = 10.0  # seconds until a wait gives up; chosen
+WAIT = 60.0  # seconds until a wait gives up; a busy machine needs some
 PIECES = ("Hello", " from", " upstream")
 TEXT = "".join(PIECES)
 INPUT_TOKENS, OUTPUT_TOKENS = 9, 3

@@ -10,7 +10,7 @@ MESSAGES = [{"role": "user", "content": "What is the weather like?"}]
 
 
 def post(server: Llama, body: dict[str, Any], key: str | None = None) -> tuple[int, str, list[str]]:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
     headers = {"content-type": "application/json"}
     if key:
         headers["authorization"] = f"Bearer {key}"

@@ -15,7 +15,7 @@ PATH = "/v1/chat/completions"
 
 @pytest.fixture
 def client(recorder: Recorder) -> Iterator[Client]:
-    connection = Client("127.0.0.1", recorder.port, timeout=10)
+    connection = Client("127.0.0.1", recorder.port, timeout=60)
     yield connection
     connection.close()
 

@@ -19,7 +19,7 @@ def wall() -> Iterator[Wall]:
 
 
 def ask(wall: Wall, model: str, *, stream: bool = False) -> http.client.HTTPConnection:
-    connection = http.client.HTTPConnection("127.0.0.1", wall.port, timeout=2)
+    connection = http.client.HTTPConnection("127.0.0.1", wall.port, timeout=60)
     body = {"model": model, "stream": stream, "messages": []}
     connection.request("POST", "/v1/chat/completions", json.dumps(body))
     return connection

@@ -26,7 +26,7 @@ from typing import Any, Self
 import anyio.to_thread
 import attrs
 
-WAIT = 10.0  # seconds until a wait gives up; chosen
+WAIT = 60.0  # seconds until a wait gives up; a busy machine needs some
 TOKENS = [f"t{number} " for number in range(60)]
 TEXT = "".join(TOKENS)
 CUT = 40  # tokens that go out before a cut
