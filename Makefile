@@ -9,7 +9,20 @@ PROBE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 .PHONY: help clean $(TARGETS)
 
 help:
-	@echo "make dev | test | lint | format | type-check | package | clean   [ARGS=...]"
+	@echo "make dev          serve on http://127.0.0.1:8000, reload on change"
+	@echo "make test         the whole suite with coverage, about 3 minutes on two cores"
+	@echo "make lint         check style and import floors;  make format  fixes the style"
+	@echo "make type-check   mypy and pyright, both strict"
+	@echo "make package      build sdist and wheel, run the quick tests on the wheel"
+	@echo "make clean        remove what the others made"
+	@echo
+	@echo "A part of the suite:"
+	@echo '  make test ARGS="tests/middlewares"                one folder'
+	@echo '  make test ARGS="tests/middlewares/test_retry.py"  one file; add -n 0 to debug in one process'
+	@echo '  make test ARGS="-k retry"                         tests by name'
+	@echo '  make test ARGS="--last-failed"                    what failed the last time'
+	@echo
+	@echo "Another interpreter: make test PYTHON=/path/to/python3.12"
 
 $(TARGETS): $(NOX)
 	@$(NOX) -s $@ -- $(ARGS)

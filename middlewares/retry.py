@@ -21,7 +21,7 @@ import attrs
 
 from llmgw.asgi import ASGIApp, Receive, Scope, Send
 from llmgw.body import Body, read_body
-from llmgw.errors import GatewayError
+from llmgw.errors import GatewayError, untrace
 from llmgw.exchange import ATTEMPT, EXCHANGE, Attempt, Exchange, outermost
 from llmgw.gate import Gate, ours
 from llmgw.retrying import RetryBudget, RetryPolicy
@@ -88,6 +88,8 @@ class RetryMiddleware:
             wait = self._wait(number, error, gate, exchange)
             if wait is None:
                 break
+            if error is not None:
+                untrace(error)  # the Attempt holds it
             await anyio.sleep(wait)
             gate.drop()
             attempt = Attempt(number + 1, deployment)

@@ -14,8 +14,8 @@ from tests.upstreams.wall import FAULTS
 PAGE = Path(__file__).parent.parent / "docs" / "reliability.md"
 BEGIN, END = "<!-- faults: begin -->\n", "<!-- faults: end -->\n"
 
-# The clocks of the gateway under test, in seconds. A fault that answers has all the time that a busy
-# machine may need; only for one that is silent on purpose the clocks are short.
+# The clocks of the gateway under test, in seconds. A fault that answers has all the time that a
+# busy machine may need; the clocks are short only for a fault that is silent on purpose.
 PATIENT, SHORT, BACKOFF = 60.0, 1.5, 0.01
 ENDLESS = 4.0  # seconds of the deadline for a stream that never ends
 

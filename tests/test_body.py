@@ -308,6 +308,29 @@ async def test_nobody_reads_when_a_slow_request_has_ended(complete: bool) -> Non
     assert (client.readers, exchange.left, body.watched) == (0, False, False)
 
 
+async def test_a_disconnect_after_the_end_does_not_end_what_still_runs() -> None:
+    """An app may clean up after its response: the client has all of it."""
+    client = Client([part(b"")])
+    body, exchange, send = await watched(client)
+    cleaned = False
+
+    async def main() -> None:
+        nonlocal cleaned
+        await client.listened.wait()
+        await send({"type": BODY, "body": b""})
+        client.leave.set()
+        assert await body() == part(b"")
+        assert await body() == GONE  # the watcher has heard it
+        await anyio.sleep(0.01)
+        cleaned = True
+
+    with anyio.fail_after(60):
+        await body.watch(exchange, main)
+
+    assert cleaned
+    assert not exchange.left
+
+
 async def test_after_the_watch_the_body_can_be_watched_again() -> None:
     """Retry's has ended, another layer's begins."""
     client = Client([part(b"")])

@@ -278,6 +278,39 @@ async def test_who_gives_up_waiting_for_a_connection_takes_no_others_turn(client
         assert [pool.open for pool in client._pools.values()] == [1]
 
 
+@pytest.mark.parametrize("gives_up", ["never", "just before", "just after"])
+async def test_a_connection_that_is_given_back_goes_to_who_still_waits(
+    client: Upstream, gives_up: str
+) -> None:
+    """Two wait; the first may give up in the very moment in which its turn comes."""
+    client.connections, client.connect = 1, 600
+    order: list[str] = []
+    with scripted(answers(OK, OK, OK), answers(OK)) as server:
+        url = f"http://127.0.0.1:{server.port}/x"
+        held = await client.send("POST", url, body=b"", name="it")
+        assert await held.read_all(10) == b"hi"
+        first = anyio.CancelScope()
+
+        async def wait(name: str, scope: anyio.CancelScope) -> None:
+            with scope:
+                await ask(client, url)
+                order.append(name)
+
+        with anyio.fail_after(60):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(wait, "first", first)
+                await anyio.wait_all_tasks_blocked()
+                tasks.start_soon(wait, "second", anyio.CancelScope())
+                await anyio.wait_all_tasks_blocked()
+                if gives_up == "just before":
+                    first.cancel()
+                assert held.release()
+                if gives_up == "just after":
+                    first.cancel()
+
+    assert order == (["first", "second"] if gives_up == "never" else ["second"])
+
+
 async def test_a_connection_that_breaks_while_it_is_dropped_is_counted_once(
     client: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:

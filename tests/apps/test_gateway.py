@@ -15,7 +15,16 @@ import pytest
 
 from llmgw.apps.catalog import Models, models_of
 from llmgw.apps.gateway import Gateway, build
-from llmgw.apps.settings import DeploymentSettings, Key, Model, Retry, Server, Settings, Timeouts
+from llmgw.apps.settings import (
+    CooldownSettings,
+    DeploymentSettings,
+    Key,
+    Model,
+    Retry,
+    Server,
+    Settings,
+    Timeouts,
+)
 from llmgw.asgi import ASGIApp, Message
 from llmgw.errors import AuthError, NotFoundError
 from llmgw.exchange import Attempt, Exchange
@@ -350,7 +359,10 @@ async def test_a_client_that_leaves_leaves_nothing_to_the_collector(model: str) 
 
 @pytest.mark.parametrize("case", ["nobody", "refused", "cut", "silent", "unknown"])
 async def test_what_fails_leaves_nothing_to_the_collector(case: str, recorder: Recorder) -> None:
-    """Nor do the errors that led to what the client is told."""
+    """Nor do the errors that led to what the client is told, or the attempts before the last.
+
+    Nothing cools: the request that is looked at retries as the first one did.
+    """
     if case == "silent" and not on_asyncio():
         pytest.skip("trio's socket names its cancellation in a frame of it: a cycle of trio's own")
     content = chat_chunks()[:2]
@@ -367,6 +379,7 @@ async def test_what_fails_leaves_nothing_to_the_collector(case: str, recorder: R
         models=[Model(name="m", deployments=places)],
         timeouts=Timeouts(idle_s=0.1, first_token_s=0.1),
         retry=Retry(backoff_s=0.01),
+        cooldown=CooldownSettings(failures=1000),
     )
     providers = default_providers()
     app = build(settings, {"OPENAI_API_KEY": "sk-x"}, providers)

@@ -496,6 +496,22 @@ async def test_a_client_that_leaves_ends_the_walk() -> None:
     assert not (await cooldown.admit("a")).wait
 
 
+async def test_a_run_that_fails_after_the_client_left_ends_the_walk() -> None:
+    """Nobody waits for the next deployment's answer, and the failure says nothing of the first."""
+    cooldown = MemoryCooldown(1)
+    app = ScriptedApp([DOWN])
+
+    async def leave(scope: Scope, receive: Receive, send: Send) -> None:
+        scope[EXCHANGE].left = True
+        await app(scope, receive, send)
+
+    with pytest.raises(errors.ProviderUnavailableError):
+        await exchange(falling(leave, cooldown=cooldown))
+
+    assert asked(app) == ["a"]
+    assert not (await cooldown.admit("a")).wait
+
+
 async def test_a_fallback_within_another_leaves_it_its_attempt() -> None:
     """What stood in the scope stands there again."""
     seen: list[str | None] = []

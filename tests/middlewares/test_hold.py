@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import anyio
+import anyio.lowlevel
 import attrs
 import pytest
 
@@ -104,6 +105,42 @@ async def test_an_app_that_answers_no_stream_behind_our_200(
 
     assert EVENT not in reply.body
     assert json.loads(reply.body.rpartition(b"data: ")[2])["error"]["type"] == kind
+
+
+@pytest.mark.parametrize("slow", [0, 1, 2])
+async def test_an_event_waits_until_our_own_message_has_gone_out(slow: int) -> None:
+    """A client reads slowly our 200, the first comment or the second; the app answers meanwhile."""
+    sent: list[Message] = []
+    sending, answering = anyio.Event(), anyio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await sending.wait()
+        answering.set()
+        await Slow()(scope, receive, send)
+
+    async def send(message: Message) -> None:
+        if len(sent) == slow and not sending.is_set():
+            sending.set()
+            await answering.wait()
+            for _ in range(5):  # turns in which an event could overtake
+                await anyio.lowlevel.checkpoint()
+        sent.append(message)
+
+    inbox: list[Message] = [{"type": "http.request", "body": STREAM, "more_body": False}]
+
+    async def receive() -> Message:
+        if inbox:
+            return inbox.pop()
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    scope: Scope = {"type": "http", "method": "POST", "headers": []}
+    with anyio.fail_after(60):
+        await HoldMiddleware(app, hold_s=0.01, heartbeat_s=0.01)(scope, receive, send)
+
+    assert sent[0]["type"] == START
+    comments = [COMMENT] * max(1, slow)
+    assert [message["body"] for message in sent[1:]] == [*comments, EVENT, b""]
 
 
 async def test_retries_go_on_below() -> None:

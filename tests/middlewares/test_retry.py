@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import suppress
+
 import anyio
 import anyio.lowlevel
 import pytest
@@ -14,11 +17,12 @@ from llmgw.gate import HELD
 from llmgw.middlewares.error_map import ErrorMapMiddleware
 from llmgw.middlewares.request_id import RequestIDMiddleware
 from llmgw.middlewares.retry import RetryMiddleware
-from llmgw.retrying import RetryPolicy
+from llmgw.retrying import BUDGET_S, RetryBudget, RetryPolicy
 from llmgw.testing import ScriptedApp, Step, exchange, no_receive, no_send
 
 AT_ONCE = RetryPolicy(attempts=3, backoff=0)
 DOWN = errors.ProviderUnavailableError("down", provider="groq")
+LATER = errors.ProviderUnavailableError("later", provider="groq", retry_after=8)
 
 
 def retrying(app: ASGIApp, *, max_body: int = 1 << 20) -> ASGIApp:
@@ -131,6 +135,59 @@ async def test_begun_response_is_never_retried() -> None:
 
     with pytest.raises(errors.ProviderUnavailableError):
         await exchange(retrying(app))
+    assert len(app.asked) == 1
+
+
+async def test_all_repeats_together_are_bounded_by_the_budget() -> None:
+    """A budget of one repeat: the first request has it, the second is asked once."""
+    budget = RetryBudget(0, reserve=1 / BUDGET_S, clock=lambda: 0.0)
+    app = ScriptedApp([503, 503, DOWN])
+    layers = RetryMiddleware(app, policy=AT_ONCE, budget=budget)
+
+    assert (await exchange(layers)).status == 503
+    with pytest.raises(errors.ProviderUnavailableError):
+        await exchange(layers)
+
+    assert len(app.asked) == 3
+
+
+async def test_a_budget_grows_with_requests() -> None:
+    """Each request puts in its share, here half a repeat."""
+    budget = RetryBudget(0.5, reserve=0, clock=lambda: 0.0)
+    app = ScriptedApp([503, 503, 503])
+    layers = RetryMiddleware(app, policy=AT_ONCE, budget=budget)
+
+    for _ in range(2):
+        await exchange(layers)
+
+    assert [asked.scope[ATTEMPT].number for asked in app.asked] == [1, 1, 2]
+
+
+@pytest.mark.parametrize("late", [Step(503, headers=[(b"retry-after", b"8")]), LATER])
+async def test_a_wait_that_does_not_fit_in_the_deadline_is_not_begun(
+    late: Step | Exception,
+) -> None:
+    """The failure goes out at once: after the wait there would be no time to answer."""
+    app = ScriptedApp([late])
+    known = Exchange(deadline=time.monotonic() + 7)
+
+    with suppress(errors.ProviderUnavailableError):
+        assert (await exchange(retrying(app), extra=[(EXCHANGE, known)])).status == 503
+
+    assert len(app.asked) == 1
+
+
+async def test_a_run_that_fails_after_the_client_left_is_not_repeated() -> None:
+    """An app may learn of it by a ``send`` that fails, and raise something else for it."""
+    app = ScriptedApp([DOWN])
+
+    async def leave(scope: Scope, receive: Receive, send: Send) -> None:
+        scope[EXCHANGE].left = True
+        await app(scope, receive, send)
+
+    with pytest.raises(errors.ProviderUnavailableError):
+        await exchange(retrying(leave))
+
     assert len(app.asked) == 1
 
 

@@ -20,7 +20,8 @@ from llmgw.providers import (
     ProviderUnavailableError,
     RateLimitError,
 )
-from llmgw.retrying import RetryPolicy
+from llmgw.providers.base import Clocks
+from llmgw.retrying import BUDGET_S, RetryBudget, RetryPolicy
 from tests.upstreams.recorder import Recorder, Reply, chat_chunks, stream
 
 HI = [{"role": "user", "content": "hi there"}]
@@ -95,6 +96,33 @@ async def test_transient_errors_are_retried_before_the_caller_sees_them(
 
     assert "".join(chunk.content for chunk in chunks) == "Hello from upstream"
     assert len(recorder.requests) == 3
+
+
+async def test_all_repeats_together_are_bounded_by_the_budget(
+    provider: LLMGatewayProvider, recorder: Recorder
+) -> None:
+    """A budget of one repeat: the first call has it, the second is asked once."""
+    provider.budget = RetryBudget(0, reserve=1 / BUDGET_S, clock=lambda: 0.0)
+    recorder.script.extend([Reply(status=503)] * 3)
+
+    for _ in range(2):
+        with pytest.raises(ProviderUnavailableError):
+            await anext(provider.generate(CompletionRequest(model="here", messages=HI)))
+
+    assert len(recorder.requests) == 3
+
+
+async def test_a_wait_that_does_not_fit_in_the_time_is_not_begun(
+    provider: LLMGatewayProvider, recorder: Recorder
+) -> None:
+    """The limit is told at once: after the wait there would be no time to answer."""
+    provider.clocks = Clocks(total=8)
+    recorder.script.append(Reply(status=429, headers={"retry-after": "9"}))
+
+    with pytest.raises(RateLimitError):
+        await anext(provider.generate(CompletionRequest(model="here", messages=HI)))
+
+    assert len(recorder.requests) == 1
 
 
 async def test_the_last_error_reaches_the_caller(
