@@ -70,8 +70,11 @@ class CompletionApp:
         exchange.headers.update(deployment.shown)
         relay = Relay(call, deployment.provider)
         run = Run(self.providers[deployment.via], call, deployment, self.clocks, relay)
+        headers = telemetry.inject()
+        if exchange.via is not None:
+            headers = [*headers, (b"via", exchange.via)]
         try:
-            first = await run.begin(telemetry.inject())
+            first = await run.begin(headers)
             attempt.first_token_at, attempt.status = time.perf_counter(), 200
             exchange.answer = exchange.answer or attempt
             if call.stream:
@@ -86,6 +89,9 @@ class CompletionApp:
             raise
         finally:
             relay.report(attempt)
+            if run.resent:
+                attempt.resent = True
+                exchange.attempts += 1
             if not run.release():
                 await run.aclose()
 

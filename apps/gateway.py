@@ -36,6 +36,7 @@ from llmgw.middlewares.error_map import ErrorMapMiddleware
 from llmgw.middlewares.fallback import FallbackMiddleware
 from llmgw.middlewares.hold import HoldMiddleware
 from llmgw.middlewares.inference import InferenceMiddleware
+from llmgw.middlewares.loop_guard import LoopGuardMiddleware
 from llmgw.middlewares.loopback import LoopbackMiddleware
 from llmgw.middlewares.metrics import MetricsMiddleware
 from llmgw.middlewares.request_id import RequestIDMiddleware
@@ -85,6 +86,7 @@ def call_layers(settings: Settings, models: Models) -> list[Layer]:
     )
     rest = settings.cooldown
     return [
+        layer(LoopGuardMiddleware),  # further in, a loop would take places and attempts
         layer(
             AdmissionMiddleware,  # further in, what it refuses would have been held already
             max_concurrent=limits.max_concurrent,

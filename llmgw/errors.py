@@ -11,9 +11,12 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from typing import cast
 
 import msgspec
+
+from llmgw.asgi import Header
 
 MESSAGE_LIMIT = 1000  # characters of an upstream's message that are repeated; chosen
 UNSAFE = re.compile(r"[\x00-\x1f\x7f]+")
@@ -25,7 +28,8 @@ class GatewayError(Exception):
 
     ``message`` is meant for the client; ``param`` is the path of the field at fault
     (``messages[0].role``); ``code`` a word for programs; ``provider`` who failed, None if it was
-    not a provider; ``retry_after`` seconds until a repeat makes sense, None if unknown.
+    not a provider; ``retry_after`` seconds until a repeat makes sense, None if unknown;
+    ``upstream_headers`` those of the provider that the client may see, such as its rate limits.
     """
 
     status = 500
@@ -43,6 +47,7 @@ class GatewayError(Exception):
         status: int | None = None,
         provider: str | None = None,
         retry_after: float | None = None,
+        upstream_headers: Sequence[Header] = (),
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -51,6 +56,7 @@ class GatewayError(Exception):
         self.status = status or self.status
         self.provider = provider
         self.retry_after = retry_after
+        self.upstream_headers = upstream_headers
 
     @property
     def same(self) -> bool:
@@ -79,8 +85,9 @@ class GatewayError(Exception):
     def headers(self) -> list[tuple[bytes, bytes]]:
         """The headers that go with the body: an integer Retry-After on every 429 and 503."""
         if self.retry_after is None and self.status not in (429, 503):
-            return []
-        return [(b"retry-after", b"%d" % max(1, math.ceil(self.retry_after or 1)))]
+            return [*self.upstream_headers]
+        seconds = max(1, math.ceil(self.retry_after or 1))
+        return [*self.upstream_headers, (b"retry-after", b"%d" % seconds)]
 
 
 class InvalidRequestError(GatewayError):
@@ -148,6 +155,12 @@ class ProviderUnavailableError(GatewayError):
     _same, _next = True, True
 
 
+class LoopError(GatewayError):
+    """A request that the gateway has sent came back to it. Another deployment may be elsewhere."""
+
+    status, type, code, _next = 508, "server_error", "loop_detected", True
+
+
 class OverloadedError(GatewayError):
     """The gateway itself is full or draining."""
 
@@ -164,6 +177,7 @@ BY_STATUS: dict[int, type[GatewayError]] = {
     404: NotFoundError,
     408: ProviderUnavailableError,
     429: RateLimitError,
+    508: LoopError,
 }
 KEPT = frozenset({400, 409, 413, 422})  # statuses of a request's fault that clients tell apart
 
@@ -209,6 +223,7 @@ def from_status(
     param: object = None,
     code: object = None,
     retry_after: float | None = None,
+    upstream_headers: Sequence[Header] = (),
 ) -> GatewayError:
     """The error that a provider's answer with ``status`` means.
 
@@ -218,29 +233,24 @@ def from_status(
     fault = 400 <= status < 500
     kind = BY_STATUS.get(status, InvalidRequestError if fault else ProviderUnavailableError)
     word = code if isinstance(code, str) and re.fullmatch(r"[\w.-]{1,64}", code) else None
+    error: GatewayError
     if kind in (AuthError, PermissionDeniedError):
-        return kind(f"{provider} refused the gateway's key.", provider=provider)
-    if kind is RateLimitError:
+        error = kind(f"{provider} refused the gateway's key.", provider=provider)
+    elif kind is RateLimitError:
         text = f"{provider} limits the gateway's requests."
-        return kind(text, provider=provider, retry_after=retry_after, code=word)
-    if kind is ProviderUnavailableError:
+        error = kind(text, provider=provider, retry_after=retry_after, code=word)
+    elif kind is LoopError:
+        error = kind(f"The address of {provider} leads back to this gateway.", provider=provider)
+    elif kind is ProviderUnavailableError:
         text = f"{provider} failed to answer (status {status})."
-        return kind(text, provider=provider, retry_after=retry_after)
-    return kind(
-        clean(message) or f"{provider} refused the request (status {status}).",
-        param=clean(param),
-        code=word,
-        status=status if status in KEPT or kind is NotFoundError else 400,
-        provider=provider,
-    )
-
-
-def parse_retry_after(value: str | bytes | None) -> float | None:
-    """Retry-After in seconds; None when absent or no finite number (dates are ignored)."""
-    if not value:
-        return None
-    try:
-        seconds = float(value)
-    except ValueError:
-        return None
-    return seconds if math.isfinite(seconds) and seconds >= 0 else None
+        error = kind(text, provider=provider, retry_after=retry_after)
+    else:
+        error = kind(
+            clean(message) or f"{provider} refused the request (status {status}).",
+            param=clean(param),
+            code=word,
+            status=status if status in KEPT or kind is NotFoundError else 400,
+            provider=provider,
+        )
+    error.upstream_headers = upstream_headers
+    return error

@@ -10,9 +10,10 @@ from collections.abc import Awaitable, Callable
 
 from msgspec import Struct
 
-from llmgw.asgi import BODY, START, Message, Send, ends, find_header
+from llmgw.asgi import BODY, START, Message, Send, ends
 from llmgw.body import Body
-from llmgw.errors import GatewayError, lone, parse_retry_after
+from llmgw.errors import GatewayError, lone
+from llmgw.retry_after import retry_after_of
 
 # Of an app that raises nothing of ours: statuses that are made on the way to the model.
 # openai-python e43b4224, _should_retry, has every 5xx and 409 besides.
@@ -68,8 +69,7 @@ class Gate(Struct, eq=False):
     async def _hold(self, message: Message) -> None:
         if message["type"] == START:
             self.status = message["status"]
-            found = find_header(message.get("headers", ()), b"retry-after")
-            self.retry_after = parse_retry_after(found)
+            self.retry_after = retry_after_of(message.get("headers", ()))
         self.held.append(message)
         self.size += len(message.get("body", b""))
         if self.size > HELD:

@@ -11,6 +11,7 @@ Source   weighted order: P. Efraimidis and P. Spirakis, "Weighted random samplin
 from __future__ import annotations
 
 import math
+import os
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -177,3 +178,5 @@ class Walk(Struct, eq=False):
 
 
 _dice = random.Random()
+if hasattr(os, "register_at_fork"):  # not on Windows; else forked workers would choose alike
+    os.register_at_fork(after_in_child=_dice.seed)

@@ -28,6 +28,13 @@ WAYS = 1000  # beginnings of requests that are kept: clients may make up names; 
 NETWORK = (OSError, ProtocolError)
 
 
+class StaleConnectionError(ProviderUnavailableError):
+    """A kept connection ended before a byte of the answer: mostly it was closed while it rested.
+
+    The caller may send the request once more; the next goes by a new connection.
+    """
+
+
 @attrs.frozen
 class Target:
     """A URL, taken apart once."""
@@ -176,11 +183,15 @@ class Pool:
         while self.idle and self.idle[0][1] < oldest:
             await self.drop(self.idle.popleft()[0])
 
+    async def clear(self) -> None:
+        """Close what rests."""
+        while self.idle:
+            await self.drop(self.idle.pop()[0])
+
     async def aclose(self) -> None:
         """Close what rests; what is in use is closed when it is given back."""
         self.closed = True
-        while self.idle:
-            await self.drop(self.idle.pop()[0])
+        await self.clear()
 
     def _gone(self) -> None:
         self.open -= 1
@@ -216,7 +227,11 @@ class Upstream:
         """Send a request, wait for status and headers; ``name`` is the upstream's in errors.
 
         ``lines`` are headers that were written before, by ``http1.header_lines``; ``due`` is by
-        ``time.monotonic()``. Raises ConnectTimeoutError, ProviderUnavailableError, Expired.
+        ``time.monotonic()``. It is written to one connection. When that is a kept one and dies
+        before a byte of the answer, those that rest beside it are closed too, because they are as
+        old, and StaleConnectionError is raised.
+
+        Raises StaleConnectionError, ConnectTimeoutError, ProviderUnavailableError, Expired.
         """
         try:
             start, pool = self._ways.get((method, url, lines)) or self._way(method, url, lines)
@@ -226,30 +241,33 @@ class Upstream:
             raise ProviderUnavailableError(text, provider=name) from exc
         if pool.idle and pool.idle[0][1] < time.monotonic() - IDLE:
             await pool.expire()
-        while True:
-            connection, fresh = pool.freshest() or await pool.take(), False
-            if connection is None:
-                connection, fresh = await self._connect(pool, name, due)
-            response = Response(name=name, connection=connection, pool=pool)
-            connection.response = response
-            gone = False
+        connection, fresh = pool.freshest() or await pool.take(), False
+        if connection is None:
+            connection, fresh = await self._connect(pool, name, due)
+        response = Response(name=name, connection=connection, pool=pool)
+        connection.response = response
+        try:
+            if (flowing := connection.write(head + body, due)) is not None:
+                await flowing
+            while not response.ready:
+                await connection.pull(due)
+        except NETWORK as exc:
             try:
-                try:
-                    if (flowing := connection.write(head + body, due)) is not None:
-                        await flowing
-                    while not response.ready:
-                        await connection.pull(due)
-                except NETWORK as exc:
-                    if not await answered(connection, response, due):
-                        if fresh or response.begun:
-                            raise broke(name) from exc
-                        gone = True  # it was closed while it rested
+                if await answered(connection, response, due):
+                    return response
             except BaseException:
                 await pool.drop(connection)
                 raise
-            if not gone:
-                return response
             await pool.drop(connection)
+            if fresh or response.begun:
+                raise broke(name) from exc
+            await pool.clear()
+            text = f"A kept connection to {name} was closed."
+            raise StaleConnectionError(text, provider=name) from exc
+        except BaseException:
+            await pool.drop(connection)
+            raise
+        return response
 
     async def aclose(self) -> None:
         """Close all connections; the next ``send`` opens new ones."""

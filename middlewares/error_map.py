@@ -19,14 +19,14 @@ import attrs
 import msgspec
 
 from llmgw.asgi import BODY, ASGIApp, Header, Receive, Scope, Send, respond
-from llmgw.errors import INTERNAL, AuthError, GatewayError, lone, untrace
+from llmgw.errors import INTERNAL, AuthError, GatewayError, LoopError, lone, untrace
 from llmgw.exchange import EXCHANGE, Exchange, outermost
 from llmgw.logs import bounded
 from llmgw.stack import Place
 
 ABOVE = "its errors would reach the client as a broken connection"
 BELOW = (
-    *("Drain", "Auth", "Loopback", "Admission", "Hold"),
+    *("Drain", "Auth", "Loopback", "LoopGuard", "Admission", "Hold"),
     *("Inference", "Deadline", "Fallback", "Retry"),
 )
 PLACE = Place(above=dict.fromkeys(BELOW, ABOVE))
@@ -43,7 +43,7 @@ def status_for(error: GatewayError, exchange: Exchange) -> int:
 
 def headers_for(error: GatewayError, status: int, exchange: Exchange) -> list[Header]:
     """Retry-After, and for what failed at a provider: do not repeat, we have."""
-    tried = error.provider is not None or exchange.attempts > 0
+    tried = error.provider is not None or exchange.attempts > 0 or isinstance(error, LoopError)
     spent = tried and (status in REPEATED or status >= 500)
     return [*error.headers(), *([(b"x-should-retry", b"false")] if spent else [])]
 

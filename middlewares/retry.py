@@ -83,6 +83,7 @@ class RetryMiddleware:
                 await self.app(scope, receive.replay(), gate)
             except Exception as exc:
                 error = ours(exc)
+            number += attempt.resent
             if gate.begun or number >= attempts or exchange.left:
                 break
             wait = self._wait(number, error, gate, exchange)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmgw import errors
-from llmgw.errors import GatewayError, clean, from_status, lone, parse_retry_after, untrace
+from llmgw.errors import GatewayError, clean, from_status, lone, untrace
 
 
 @pytest.mark.parametrize(
@@ -107,25 +107,6 @@ def test_cleaned_words_are_one_bounded_line(text: str) -> None:
 def test_a_code_that_is_no_word_is_dropped(code: object) -> None:
     """Programs compare it, logs print it."""
     assert from_status(400, provider="groq", code=code).code is None
-
-
-@pytest.mark.parametrize(
-    ("value", "seconds"),
-    [
-        ("7", 7.0),
-        (b"0.5", 0.5),
-        ("0", 0.0),
-        ("-1", None),
-        ("nan", None),
-        ("inf", None),
-        ("Wed, 21 Oct 2026 07:28:00 GMT", None),
-        ("", None),
-        (None, None),
-    ],
-)
-def test_retry_after(value: str | bytes | None, seconds: float | None) -> None:
-    """Seconds, finite and not negative."""
-    assert parse_retry_after(value) == seconds
 
 
 @given(st.floats(min_value=0, max_value=1e6))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 
 import anyio
@@ -181,6 +184,29 @@ def test_ids_are_hexadecimal_and_differ() -> None:
 
     assert len(ids) == 1000
     assert all(len(one) == 32 and int(one, 16) >= 0 for one in ids)
+
+
+FORK = """
+import os
+from llmgw.exchange import new_id
+from llmgw.routing import _dice
+new_id()
+for _ in range(3):
+    if not os.fork():
+        print(new_id(), _dice.random(), flush=True)
+        os._exit(0)
+    os.wait()
+print(new_id(), _dice.random(), flush=True)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_forked_workers_make_different_ids() -> None:
+    """And choose differently: a copy of a random generator goes on as the other does."""
+    command = [sys.executable, "-c", FORK]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+
+    assert len(set(printed)) == 8
 
 
 def test_an_attempt_is_found_or_made() -> None:

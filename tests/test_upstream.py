@@ -20,7 +20,7 @@ import trustme
 from llmgw import alarm, errors, transport
 from llmgw.errors import ProviderUnavailableError
 from llmgw.portal import on_asyncio
-from llmgw.upstream import Response, Upstream, target_of
+from llmgw.upstream import Response, StaleConnectionError, Upstream, target_of
 from llmgw.waiting import Expired
 from tests.servers import free_port
 from tests.upstreams.recorder import Recorder, Reply
@@ -139,20 +139,24 @@ async def test_a_connection_that_was_closed_while_it_rested_is_not_used(client: 
     assert server.connections == 2
 
 
-async def test_a_connection_that_closes_under_the_request_is_replaced_once(
-    client: Upstream,
-) -> None:
-    """It was kept, and not a byte was answered: the request goes out again."""
+async def test_a_request_is_written_to_one_connection(client: Upstream, recorder: Recorder) -> None:
+    """A kept one that dies without a word is told as such, and those beside it are closed too."""
+    recorder.script.extend([Reply(body=b"hi"), Reply(body=b"hi"), Reply(cut=0), Reply(body=b"hi")])
+    url = recorder.url + "/x"
+    first = await client.send("POST", url, body=b"", name="it")
+    second = await client.send("POST", url, body=b"", name="it")
+    for response in (second, first):
+        await response.read_all(10)
+        assert response.release()
+    [pool] = client._pools.values()
+    assert len(pool.idle) == 2
 
-    def once_then_close(connection: socket) -> None:
-        answers(OK)(connection)
-        read_request(connection)
+    with pytest.raises(StaleConnectionError):
+        await ask(client, url)
 
-    with scripted(once_then_close, answers(OK)) as server:
-        url = f"http://127.0.0.1:{server.port}/x"
-        found = [await ask(client, url) for _ in range(2)]
-
-    assert found == [(200, b"hi")] * 2
+    assert len(recorder.requests) == 3
+    assert (len(pool.idle), pool.open) == (0, 0)
+    assert await ask(client, url) == (200, b"hi")
 
 
 async def test_a_fresh_connection_that_closes_is_an_error(client: Upstream) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from typing import Protocol
 
 import anyio
@@ -16,10 +16,17 @@ from llmgw import errors
 from llmgw.asgi import Header
 from llmgw.exchange import Deployment
 from llmgw.relay import Relay
+from llmgw.upstream import StaleConnectionError
 from llmgw.waiting import Expired
 from llmgw.wire import Call
 
 CLEANUP = 1.0  # seconds an answer may take to close; chosen
+FOR_CLIENTS = (b"openai-processing-ms", b"x-ratelimit-")  # how headers begin that go through
+
+
+def for_clients(headers: Iterable[Header]) -> list[Header]:
+    """The upstream's headers that the client may see; Retry-After is the gateway's own to say."""
+    return [pair for pair in headers if pair[0].startswith(FOR_CLIENTS)]
 
 
 class Answer(Protocol):
@@ -86,6 +93,7 @@ class Run(Struct, eq=False):
     relay: Relay
     left: float = math.inf  # seconds of waiting that the call has left
     answer: Answer | None = None
+    resent: bool = False  # the request was sent again, in place of a kept connection that died
 
     async def begin(self, headers: Sequence[Header] = ()) -> list[bytes]:
         """Open the answer and read until its first content: the payloads to send first.
@@ -97,7 +105,11 @@ class Run(Struct, eq=False):
         began = time.monotonic()
         due = began + limit
         try:
-            answer = await self.provider.open(self.call, self.deployment, headers, due)
+            try:
+                answer = await self.provider.open(self.call, self.deployment, headers, due)
+            except StaleConnectionError:
+                self.resent = True
+                answer = await self.provider.open(self.call, self.deployment, headers, due)
             self.answer = answer
             while not (given := self._take(await answer.read(due))):
                 pass

@@ -181,6 +181,8 @@ class Asking:
             except GatewayError as exc:
                 await run.aclose()
                 self.left = run.left
+                self.runs += run.resent
+                number += run.resent
                 wait = self._wait(number, allowed, turn, exc)
                 if wait is None:
                     raise

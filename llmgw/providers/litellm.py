@@ -28,6 +28,8 @@ from llmgw.alarm import Waits
 from llmgw.asgi import Header
 from llmgw.errors import GatewayError, ProviderUnavailableError
 from llmgw.exchange import Deployment
+from llmgw.providers.base import for_clients
+from llmgw.retry_after import retry_after_of
 from llmgw.waiting import within
 from llmgw.wire import DONE, Call
 
@@ -119,7 +121,7 @@ def translate(exc: Exception, name: str) -> GatewayError:
         return ProviderUnavailableError(f"{name} cannot be reached.", provider=name)
     facts = object_of(getattr(exc, "body", None))
     facts = object_of(facts.get("error")) or facts
-    response_headers: Any = getattr(exc, "litellm_response_headers", None) or {}
+    headers = pairs_of(getattr(exc, "litellm_response_headers", None))
     code = facts.get("code")
     if isinstance(exc, module.ContextWindowExceededError):
         code = "context_length_exceeded"
@@ -131,8 +133,24 @@ def translate(exc: Exception, name: str) -> GatewayError:
         message=facts.get("message"),
         param=facts.get("param"),
         code=code,
-        retry_after=errors.parse_retry_after(response_headers.get("retry-after")),
+        retry_after=retry_after_of(headers),
+        upstream_headers=for_clients(headers),
     )
+
+
+def pairs_of(headers: Any, prefix: str = "") -> list[Header]:
+    """A mapping of LiteLLM's as headers: those that begin with ``prefix``, without it."""
+    return [
+        (name.removeprefix(prefix).lower().encode(), str(value).encode("latin-1", "replace"))
+        for name, value in dict(headers or {}).items()
+        if isinstance(name, str) and name.startswith(prefix)
+    ]
+
+
+def headers_of(answer: Any) -> list[Header]:
+    """The upstream's headers that the client may see, from an answer or a stream of LiteLLM's."""
+    hidden = object_of(getattr(answer, "_hidden_params", None))
+    return for_clients(pairs_of(hidden.get("additional_headers"), "llm_provider-"))
 
 
 RECEIVED = ("received_finish_reason", "intermittent_finish_reason")  # None: the upstream gave none
@@ -303,8 +321,9 @@ class LiteLLMProvider:
         except Exception as exc:
             raise translate(exc, name) from exc
         if not call.stream:
-            return LiteLLMAnswer([msgspec.json.encode(plain(answer))])
-        return LiteLLMAnswer([], Reader(name, answer, call.choices))
+            return LiteLLMAnswer([msgspec.json.encode(plain(answer))], headers=headers_of(answer))
+        reader = Reader(name, answer, call.choices)
+        return LiteLLMAnswer([], reader, headers_of(answer))
 
 
 async def count_tokens(text: str, model: str) -> int:

@@ -18,13 +18,13 @@ from llmgw.asgi import Header, find_header
 from llmgw.errors import AuthError, GatewayError, ProviderUnavailableError
 from llmgw.exchange import Deployment
 from llmgw.http1 import ProtocolError
+from llmgw.providers.base import for_clients
+from llmgw.retry_after import retry_after_of
 from llmgw.upstream import NETWORK, Response, Upstream, broke
 from llmgw.wire import Call
 
 ANSWER_LIMIT = 64 << 20  # bytes of an answer that is not a stream; chosen: images come as base64
 ERROR_LIMIT = 64 << 10  # bytes of an error's body that are looked at; chosen
-# How the upstream's headers begin that are fit for the client
-REPEATED = (b"openai-processing-ms", b"retry-after", b"x-ratelimit-")
 WRITTEN = 1000  # deployments whose headers are kept as written; clients may make up names
 
 
@@ -65,13 +65,9 @@ def read_error(status: int, headers: Sequence[Header], body: bytes, provider: st
         message=facts.message,
         param=facts.param,
         code=code,
-        retry_after=errors.parse_retry_after(find_header(headers, b"retry-after")),
+        retry_after=retry_after_of(headers),
+        upstream_headers=for_clients(headers),
     )
-
-
-def repeated(headers: Sequence[Header]) -> list[Header]:
-    """The upstream's headers that the client may see."""
-    return [pair for pair in headers if pair[0].startswith(REPEATED)]
 
 
 class StreamAnswer(Struct, eq=False):
@@ -137,7 +133,7 @@ class WholeAnswer(Struct, eq=False):
 
 def answer_of(call: Call, response: Response) -> StreamAnswer | WholeAnswer:
     """What was asked for, of status 200. Raises ProviderUnavailableError when it is not."""
-    headers = repeated(response.headers)
+    headers = for_clients(response.headers)
     if not call.stream:
         return WholeAnswer(response, headers)
     kind = find_header(response.headers, b"content-type") or b""

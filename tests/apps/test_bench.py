@@ -23,7 +23,8 @@ from llmgw.apps.cli import main
 from llmgw.asgi import BODY, START, ASGIApp, Receive, Scope, Send
 
 EXPECTED = [
-    *("RequestID", "AccessLog", "Tracing", "Metrics", "ErrorMap", "Drain", "Auth", "Admission"),
+    *("RequestID", "AccessLog", "Tracing", "Metrics", "ErrorMap", "Drain", "Auth"),
+    *("LoopGuard", "Admission"),
     *("Hold", "Inference", "Deadline", "Fallback", "Retry", "all"),
 ]
 TIMES = st.floats(0.1, 1000)

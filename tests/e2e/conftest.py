@@ -56,9 +56,10 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Serve:
         config: str = "",
         env: Mapping[str, str] | None = None,
         argv: tuple[str, ...] = ("-m", "llmgw", "serve", "--port", "{port}"),
+        port: int | None = None,
     ) -> Generator[Server]:
         folder: Path = tmp_path_factory.mktemp("gateway")
-        port = free_port()
+        port = port or free_port()
         settings = {f"{name}_API_KEY": "" for name in NO_KEYS}
         if config:
             (folder / "llmgw.toml").write_text(config)

@@ -1,0 +1,210 @@
+"""Sending a request again: how often, and never to itself; the gateway's app, real sockets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
+
+import anyio
+import attrs
+import httpx2
+import pytest
+
+from llmgw.apps.gateway import build
+from llmgw.apps.settings import DeploymentSettings, Model, Retry, Settings
+from llmgw.asgi import ASGIApp
+from llmgw.providers.gateway import default_providers
+from llmgw.testing import Reply, exchange
+from tests.e2e.conftest import Serve
+from tests.servers import Server, free_port
+from tests.upstreams.recorder import Recorder, Request, openai_chat
+from tests.upstreams.recorder import Reply as Scripted
+
+JSON = (b"content-type", b"application/json")
+IDLE = 20  # connections that rest when the request comes
+STREAMS = pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+
+
+def call(model: str = "m", *, stream: bool = False) -> bytes:
+    messages = [{"role": "user", "content": "hi"}]
+    return json.dumps({"model": model, "stream": stream, "messages": messages}).encode()
+
+
+async def ask(app: ASGIApp, *, stream: bool = False, model: str = "m") -> Reply:
+    with anyio.fail_after(60):
+        return await exchange(app, call(model, stream=stream), headers=[JSON])
+
+
+Gateway = Callable[..., AbstractAsyncContextManager[ASGIApp]]
+
+
+@pytest.fixture
+async def gateway() -> Gateway:
+    """The gateway's app for one model ``m`` at these addresses."""
+
+    @asynccontextmanager
+    async def made(*bases: str, via: str = "openai", attempts: int = 3) -> AsyncIterator[ASGIApp]:
+        places = [
+            DeploymentSettings(model=f"openai/m{number}", api_base=f"{base}/v1", via=via)
+            for number, base in enumerate(bases)
+        ]
+        settings = Settings(
+            models=[Model(name="m", deployments=places)],
+            retry=Retry(backoff_s=0.001, attempts=attempts),
+        )
+        providers = default_providers()
+        yield build(settings, {}, providers)
+        for provider in providers.values():
+            await provider.aclose()
+
+    return made
+
+
+async def rest(app: ASGIApp, recorder: Recorder) -> None:
+    """Leave IDLE kept connections, all of them good so far."""
+    recorder.script.extend([Scripted(status=400, hold=0)] * IDLE)
+    async with anyio.create_task_group() as tasks:
+        for _ in range(IDLE):
+            tasks.start_soon(ask, app)
+        await recorder.until(lambda: len(recorder.requests) == IDLE)
+        recorder.release()
+    recorder.requests.clear()
+
+
+@STREAMS
+@pytest.mark.parametrize("attempts", [1, 2, 3])
+@pytest.mark.parametrize("fallback", [False, True])
+async def test_a_request_is_not_written_to_every_kept_connection(
+    gateway: Gateway, recorder: Recorder, stream: bool, attempts: int, fallback: bool
+) -> None:
+    """An upstream reads it and closes: the kept connection is replaced once, and that counts."""
+    with Recorder() as other:
+        bases = [recorder.url, other.url] if fallback else [recorder.url]
+        async with gateway(*bases, attempts=attempts) as app:
+            await rest(app, recorder)
+            recorder.script.extend([Scripted(cut=0)] * 100)
+
+            reply = await ask(app, stream=stream)
+
+        assert len(recorder.requests) == max(2, attempts)
+        assert len(other.requests) == int(fallback)
+    assert reply.status == (200 if fallback else 502)
+
+
+@STREAMS
+async def test_one_kept_connection_that_dies_is_no_failure(
+    gateway: Gateway, recorder: Recorder, stream: bool
+) -> None:
+    """Even with one attempt; the client notices nothing."""
+    async with gateway(recorder.url, attempts=1) as app:
+        await rest(app, recorder)
+        recorder.script.append(Scripted(cut=0))
+
+        reply = await ask(app, stream=stream)
+
+    assert reply.status == 200
+    assert len(recorder.requests) == 2
+
+
+GROUP = """
+[[models]]
+name = "gpt-4o"
+[[models.deployments]]
+model = "openai/gpt-4o"
+api_base = "{base}/v1"
+via = "{via}"
+"""
+
+
+def served(server: Server) -> float:
+    """How many model calls a gateway has answered, whatever came of them."""
+    text = httpx2.get(f"{server.base_url}/metrics").text
+    name = "http_server_request_duration_seconds_count"
+    lines = [line for line in text.splitlines() if line.startswith(name) and "completions" in line]
+    return sum(float(line.rpartition(" ")[2]) for line in lines)
+
+
+@pytest.mark.slow
+@STREAMS
+@pytest.mark.parametrize("via", ["openai", "litellm", "environment"])
+@pytest.mark.parametrize("hops", [1, 2])
+def test_an_address_that_leads_back_is_a_508(
+    serve: Serve, hops: int, via: str, stream: bool
+) -> None:
+    """Directly, or through a second gateway; each sends the request on once."""
+    ports = [free_port() for _ in range(hops)]
+    with ExitStack() as stack:
+        servers: list[Server] = []
+        for number, port in enumerate(ports):
+            base = f"http://127.0.0.1:{ports[(number + 1) % hops]}"
+            config, env = GROUP.format(base=base, via=via), {}
+            if via == "environment":
+                config = ""
+                env = {"OPENAI_BASE_URL": f"{base}/v1", "OPENAI_API_KEY": "sk-x"}
+            servers.append(stack.enter_context(serve(config, env, port=port)))
+
+        body = call("gpt-4o", stream=stream)
+        url = f"{servers[0].base_url}/v1/chat/completions"
+        reply = httpx2.post(
+            url, content=body, headers={"content-type": "application/json"}, timeout=60
+        )
+        calls = [served(server) for server in servers]
+
+    assert (reply.status_code, reply.json()["error"]["code"]) == (508, "loop_detected")
+    assert reply.headers["x-should-retry"] == "false"
+    assert calls == ([2] if hops == 1 else [2, 1])
+
+
+LIMITS = {
+    "x-ratelimit-limit-requests": "10",
+    "x-ratelimit-remaining-tokens": "7",
+    "openai-processing-ms": "5",
+}
+
+
+@STREAMS
+@pytest.mark.parametrize("via", ["openai", "litellm"])
+@pytest.mark.parametrize("status", [200, 400, 429, 500])
+async def test_the_upstreams_rate_limits_reach_the_client(
+    gateway: Gateway, recorder: Recorder, stream: bool, via: str, status: int
+) -> None:
+    """On every status."""
+    if status == 200:
+        request = Request("POST", "/v1/chat/completions", "", {}, call(stream=stream))
+        good = openai_chat(request)
+        recorder.script.append(attrs.evolve(good, headers={**good.headers, **LIMITS}))
+    else:
+        recorder.script.extend([Scripted(status=status, headers=LIMITS)] * 3)
+
+    async with gateway(recorder.url, via=via) as app:
+        reply = await ask(app, stream=stream)
+
+    assert reply.status == (502 if status == 500 else status)
+    shown = {name.decode(): value.decode() for name, value in reply.headers.items()}
+    assert LIMITS.items() <= shown.items()
+
+
+@pytest.mark.parametrize("via", ["openai", "litellm"])
+@pytest.mark.parametrize(
+    ("headers", "told"),
+    [
+        ({"retry-after": "20"}, "20"),
+        ({"retry-after-ms": "15500"}, "16"),
+        ({"x-ms-retry-after-ms": "15500"}, "16"),
+        ({"retry-after": "Fri, 31 Dec 2999 23:59:59 GMT"}, "3600"),
+        ({"retry-after": "1e9"}, "3600"),
+        ({"retry-after": "20", "retry-after-ms": "soon"}, "20"),
+    ],
+)
+async def test_when_to_come_back_is_told_in_seconds(
+    gateway: Gateway, recorder: Recorder, via: str, headers: dict[str, str], told: str
+) -> None:
+    """Whatever form the upstream uses, an hour at most; it is too long to wait for it here."""
+    recorder.script.extend([Scripted(status=429, headers=headers)] * 3)
+
+    async with gateway(recorder.url, via=via) as app:
+        reply = await ask(app)
+
+    assert (reply.status, reply.headers[b"retry-after"]) == (429, told.encode())
+    assert len(recorder.requests) == 1
