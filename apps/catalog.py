@@ -102,7 +102,8 @@ def models_of(settings: Settings, environ: Mapping[str, str]) -> Models:
                 broken.setdefault(model.name, []).append(exc)
             else:
                 made = Candidate(found, f"{model.name}/{number}/{found.name}")
-                candidates.append(known.setdefault(found, made))
+                shared = known.setdefault(found, made)
+                candidates.append(attrs.evolve(shared, limit_wait=model.limit_wait_s))
         groups[model.name] = Group(candidates, model.strategy, model.fallbacks)
     if not groups and not keys.configured(environ):
         groups[ECHO] = Group([Candidate(keys.resolve(ECHO, environ), ECHO)])

@@ -47,6 +47,7 @@ from llmgw.providers.base import Clocks, Provider
 from llmgw.providers.gateway import default_providers
 from llmgw.retrying import RetryBudget, RetryPolicy
 from llmgw.stack import Layer, layer, stack
+from llmgw.walk import Waits
 
 YOUNG = 50_000  # new objects until the collector looks at them
 NO_CACHE = {b"x-cache-status": b"MISS"}  # a cache below says otherwise
@@ -84,7 +85,7 @@ def call_layers(settings: Settings, models: Models) -> list[Layer]:
         backoff_max=retry.backoff_max_s,
         retry_after_max=retry.retry_after_max_s,
     )
-    rest = settings.cooldown
+    rest, budget = settings.cooldown, RetryBudget(retry.budget)
     return [
         layer(LoopGuardMiddleware),  # further in, a loop would take places and attempts
         layer(
@@ -105,14 +106,15 @@ def call_layers(settings: Settings, models: Models) -> list[Layer]:
         layer(
             FallbackMiddleware,  # below Retry each retry would walk the whole chain
             candidates=models.candidates,
-            cooldown=MemoryCooldown(rest.failures, rest.for_s),
+            cooldown=MemoryCooldown(rest.failures, rest.for_s, rest.failure_rate, rest.window_s),
+            waits=Waits(retry.retry_after_max_s, retry.attempts - 1, budget),
             attempts=retry.attempts_total,
             max_body=limit,
         ),
         layer(
             RetryMiddleware,  # last: it repeats only the app
             policy=policy,
-            budget=RetryBudget(retry.budget),
+            budget=budget,
             max_body=limit,
         ),
     ]

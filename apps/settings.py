@@ -17,7 +17,7 @@ import cattrs
 from attrs.validators import ge, gt, in_, le, matches_re, min_len, optional
 from dotenv import dotenv_values
 
-from llmgw.cooldown import FAILURES, FOR
+from llmgw.cooldown import FAILURES, FOR, RATE, WINDOW
 from llmgw.errors import NotFoundError
 from llmgw.exchange import Deployment
 from llmgw.exporters import exporter_of
@@ -84,7 +84,9 @@ class Timeouts:
 class CooldownSettings:
     """When a deployment that keeps failing is left alone, and for how long."""
 
-    failures: int = attrs.field(default=FAILURES, validator=ge(1))
+    failures: int = attrs.field(default=FAILURES, validator=ge(1))  # requests within the window
+    failure_rate: float = attrs.field(default=RATE, validator=[gt(0), le(1)])  # of all of them
+    window_s: float = attrs.field(default=WINDOW, validator=gt(0))
     for_s: float = attrs.field(default=FOR, validator=gt(0))
 
 
@@ -120,6 +122,7 @@ class Model:
     deployments: list[DeploymentSettings] = attrs.field(validator=min_len(1))
     strategy: str = attrs.field(default="order", validator=in_(tuple(STRATEGIES)))
     fallbacks: list[str] = attrs.field(factory=list[str])  # other groups, in order
+    limit_wait_s: float = attrs.field(default=0, validator=ge(0))  # before another is asked
 
 
 def hexadecimal(_: object, attribute: attrs.Attribute[str], value: str) -> None:

@@ -9,6 +9,7 @@ Source   full jitter: M. Brooker, "Exponential Backoff And Jitter", AWS Architec
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable
 
@@ -29,12 +30,20 @@ def full_jitter(policy: RetryPolicy) -> wait_base:
     return tenacity.wait_random_exponential(multiplier=policy.backoff, max=policy.backoff_max)
 
 
+SPREAD, SPREAD_MAX = 0.25, 5.0  # of the wait; seconds. Chosen
+
+
+def spread(seconds: float) -> float:
+    """A wait that an upstream asked for, and up to a quarter more: not all come back at once."""
+    return seconds + random.uniform(0, min(seconds * SPREAD, SPREAD_MAX))
+
+
 @attrs.frozen(kw_only=True)
 class RetryPolicy:
     """``attempts`` in all; wait n is uniform in [0, min(backoff_max, backoff * 2**(n - 1))].
 
-    A provider's Retry-After replaces the wait; beyond ``retry_after_max`` seconds nothing is
-    repeated.
+    A provider's Retry-After, spread a little, replaces the wait; beyond ``retry_after_max`` seconds
+    nothing is repeated.
     """
 
     attempts: int = attrs.field(default=ATTEMPTS, validator=ge(1))
@@ -50,7 +59,7 @@ class RetryPolicy:
         if attempt >= self.attempts:
             return None
         if retry_after is not None:
-            return retry_after if retry_after <= self.retry_after_max else None
+            return spread(retry_after) if retry_after <= self.retry_after_max else None
         state = tenacity.RetryCallState(tenacity.Retrying(), None, (), {})
         state.attempt_number = attempt
         return float(self._wait(state))

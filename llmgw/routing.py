@@ -17,9 +17,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 import attrs
-from msgspec import Struct, field
 
-from llmgw.cooldown import Cooldown, MemoryCooldown
 from llmgw.exchange import Deployment
 
 DECAY = 10.0  # seconds in which an old latency loses 63 % of its weight; Finagle's default
@@ -48,11 +46,16 @@ class Load:
 
 @attrs.frozen
 class Candidate:
-    """A deployment with its load; by ``id`` its health is known, to other processes too."""
+    """A deployment with its load; by ``id`` its health is known, to other processes too.
+
+    ``limit_wait``: when its answer says to come back within so many seconds, that is waited for
+    before another deployment is asked.
+    """
 
     deployment: Deployment
     id: str
     load: Load = attrs.field(factory=Load)
+    limit_wait: float = attrs.field(default=0.0, kw_only=True)
 
 
 Strategy = Callable[[Sequence[Candidate], random.Random, float], list[Candidate]]
@@ -117,64 +120,13 @@ def order_of(
     if only.strategy == "order" and not only.fallbacks:
         return list(only.candidates)  # a group holds each once
     dice, now = dice or _dice, time.monotonic() if now is None else now
-    names, found = [name, *groups[name].fallbacks], list[Candidate]()
-    for group in dict.fromkeys(names):
+    found: dict[str, Candidate] = {}
+    for group in (name, *groups[name].fallbacks):
         if group in groups:
             one = groups[group]
-            found += STRATEGIES[one.strategy](one.candidates, dice, now)
-    return list({id(one): one for one in found}.values())
-
-
-class Turn(Struct, eq=False):
-    """One deployment's turn to answer."""
-
-    candidate: Candidate
-    left: int  # candidates after it, as far as is known
-    probe: bool = False  # it has cooled down, and this is the one request that tries it
-    told: bool = False  # the cooldown has heard how it ended
-    began_at: float = field(default_factory=time.monotonic)
-
-    def observe(self) -> None:
-        """It answers, or has failed: the time since the turn began is the deployment's latency."""
-        now = time.monotonic()
-        self.candidate.load.observe(now - self.began_at, now)
-
-
-class Walk(Struct, eq=False):
-    """The way through the candidates of one request, past those that cool down.
-
-    If all of them do, the one nearest to its recovery has the only turn, as a probe.
-    """
-
-    candidates: Sequence[Candidate]
-    cooldown: Cooldown = field(default_factory=MemoryCooldown)
-    at: int = 0
-    asked: bool = False  # there was a turn
-    nearest: tuple[float, Candidate] | None = None
-
-    def healthy(self) -> Turn | None:
-        """The next turn without a wait, when its deployment is known to be healthy."""
-        candidates, at = self.candidates, self.at
-        if at == len(candidates) or not self.cooldown.healthy(candidates[at].id):
-            return None
-        self.at, self.asked = at + 1, True
-        return Turn(candidates[at], len(candidates) - at - 1)
-
-    async def next(self) -> Turn | None:
-        """The next turn, None when there is none."""
-        while self.at < len(self.candidates):
-            candidate = self.candidates[self.at]
-            self.at += 1
-            found = await self.cooldown.admit(candidate.id)
-            if not found.wait:
-                self.asked = True
-                return Turn(candidate, len(self.candidates) - self.at, found.probe)
-            if self.nearest is None or found.wait < self.nearest[0]:
-                self.nearest = found.wait, candidate
-        if self.asked or self.nearest is None:
-            return None
-        self.asked = True
-        return Turn(self.nearest[1], 0, probe=True)
+            for candidate in STRATEGIES[one.strategy](one.candidates, dice, now):
+                found.setdefault(candidate.id, candidate)
+    return list(found.values())
 
 
 _dice = random.Random()

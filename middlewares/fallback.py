@@ -5,12 +5,12 @@ Reads    the request body, at most ``max_body`` bytes, which is held; a larger o
 Writes   ``scope["llmgw.attempt"]`` with the deployment whose turn it is; ``exchange.attempts_left``
          and ``exchange.alternatives``, by which Retry knows what is left; the cooldown's state. It
          takes ``exchange.answer`` back when another deployment is asked.
-Raises   nothing of its own but NotFoundError when there is no deployment. When all have failed, the
-         last response or error goes out unchanged.
+Raises   NotFoundError when there is no deployment; RateLimitError when all are limited, and for
+         longer than is waited. When all have failed, the last response or error goes out unchanged.
 Place    above Retry: a retry asks the same deployment again. Below Inference and Deadline: they
          speak of the whole call.
 Source   the law of failure (docs/reliability.md): an error says by ``next`` whether another
-         deployment may answer. Cooldown and order: cooldown.py, routing.py.
+         deployment may answer. Which one, and after which wait: walk.py, cooldown.py, routing.py.
 """
 
 from __future__ import annotations
@@ -18,25 +18,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
-import anyio
 import attrs
 from msgspec import Struct
 
 from llmgw.asgi import ASGIApp, Message, Receive, Scope, Send
 from llmgw.body import Body, read_body
 from llmgw.cooldown import Cooldown, MemoryCooldown
-from llmgw.errors import (
-    GatewayError,
-    InvalidRequestError,
-    NotFoundError,
-    RateLimitError,
-    from_status,
-    untrace,
-)
+from llmgw.errors import GatewayError, from_status, untrace
 from llmgw.exchange import ATTEMPT, EXCHANGE, Attempt, Exchange, outermost
 from llmgw.gate import Gate, ours
-from llmgw.routing import Candidate, Turn, Walk
+from llmgw.routing import Candidate
 from llmgw.stack import Place
+from llmgw.walk import Turn, Waits, Walk
 
 PLACE = Place(
     below={
@@ -57,18 +50,16 @@ def verdict_on(gate: Gate) -> GatewayError | None:
     return from_status(gate.status, provider="app", retry_after=gate.retry_after)
 
 
-class Probe(Struct, eq=False):
-    """A probe's ``send``: with its first message it has succeeded, however long it is."""
+class Begun(Struct, eq=False):
+    """A ``send`` that tells the cooldown of a success by its first message, not by its last."""
 
-    cooldown: Cooldown
+    walk: Walk
     turn: Turn
     send: Send
 
     async def __call__(self, message: Message) -> None:
         """Send the message."""
-        if not self.turn.told:
-            self.turn.told = True
-            await self.cooldown.success(self.turn.candidate.id, probe=True)
+        await self.walk.answered(self.turn)
         await self.send(message)
 
 
@@ -77,12 +68,14 @@ class FallbackMiddleware:
     """Give each exchange a deployment, and the next one when it fails before its response began.
 
     ``candidates`` gives an exchange's deployments in the order in which they are to be asked;
-    ``attempts`` bounds the runs over all of them.
+    ``attempts`` bounds the runs over all of them; ``waits`` how long is waited for one that is
+    limited when there is no other.
     """
 
     app: ASGIApp
     candidates: Callable[[Exchange], Sequence[Candidate]] = attrs.field(kw_only=True)
     cooldown: Cooldown = attrs.field(factory=MemoryCooldown, kw_only=True)
+    waits: Waits = attrs.field(factory=Waits, kw_only=True)
     attempts: int = attrs.field(default=ATTEMPTS, kw_only=True)
     max_body: int = attrs.field(default=MAX_BODY, kw_only=True)
 
@@ -96,17 +89,17 @@ class FallbackMiddleware:
             body = await read_body(receive, limit=self.max_body)
             return await body.watch(exchange, partial(self, scope, body, send))
         outer = scope.get(ATTEMPT)  # of a Fallback above
-        walk = Walk(self.candidates(exchange), self.cooldown)
-        turn = walk.healthy() or await walk.next()
+        walk = Walk(self.candidates(exchange), self.cooldown, self.waits)
+        turn = walk.healthy() or await walk.next(exchange.remaining)
         if turn is None:
-            raise NotFoundError("There is no deployment for this model.", param="model")
+            raise walk.refusal()
         while True:
-            candidate, before = turn.candidate, exchange.attempts
-            left = self.attempts - before
-            exchange.attempts_left = 1 if turn.probe else left
-            exchange.alternatives = turn.left if receive.complete and left > 1 else 0
-            way = Probe(self.cooldown, turn, send) if turn.probe else send
-            gate = Gate(way, receive, exchange.alternatives > 0, turn.observe)
+            candidate, left = turn.candidate, self.attempts - exchange.attempts
+            more = receive.complete and left > 1
+            exchange.attempts_left = 1 if turn.single else left
+            exchange.alternatives = turn.left if more else 0
+            known = self.cooldown.healthy(candidate.id)  # that a healthy one answers is no news
+            gate = Gate(send if known else Begun(walk, turn, send), receive, more, turn.observe)
             # in place, for as long as the run takes: a copy would be 0.7 KB of a stream that waits
             scope[ATTEMPT] = Attempt(deployment=candidate.deployment)
             error = None
@@ -117,20 +110,20 @@ class FallbackMiddleware:
                 except Exception as exc:
                     error = ours(exc)
                 verdict = error if gate.begun else error or verdict_on(gate)
-                # that what is healthy has answered is no news
-                news = verdict is not None or not self.cooldown.healthy(candidate.id)
-                if news and not exchange.left:
-                    await self._tell(turn, gate, verdict, max(1, exchange.attempts - before))
+                if verdict is not None and not exchange.left:
+                    if not gate.begun:
+                        turn.observe()
+                    await walk.failed(turn, verdict)
+                elif verdict is None and not known:
+                    await walk.answered(turn)  # it may have sent nothing
             finally:
                 scope[ATTEMPT] = outer
                 candidate.load.running -= 1
-                if turn.probe and not turn.told:  # the client left: the next request may probe
-                    with anyio.CancelScope(shield=True):
-                        await self.cooldown.release(candidate.id)
+                await walk.release(turn)
             if verdict is None or not verdict.next or gate.begun or exchange.left:
                 break
             again = receive.complete and exchange.attempts < self.attempts
-            turn = await walk.next() if again else None
+            turn = await walk.next(exchange.remaining) if again else None
             if turn is None:
                 break
             exchange.answer = None  # it is not accepted after all
@@ -142,15 +135,3 @@ class FallbackMiddleware:
                 del error, verdict  # its traceback holds this frame
         if gate.held:
             await gate.release()
-
-    async def _tell(self, turn: Turn, gate: Gate, verdict: GatewayError | None, runs: int) -> None:
-        """How a turn ended, after ``runs``; what the request is to blame for says nothing."""
-        if verdict is None:
-            turn.told = True
-            await self.cooldown.success(turn.candidate.id, probe=turn.probe)
-        elif not isinstance(verdict, InvalidRequestError):
-            turn.told = True
-            if not gate.begun:
-                turn.observe()
-            wait = verdict.retry_after if isinstance(verdict, RateLimitError) else None
-            await self.cooldown.failure(turn.candidate.id, wait, runs)

@@ -111,9 +111,13 @@ class RetryMiddleware:
         self, number: int, error: GatewayError | None, gate: Gate, exchange: Exchange
     ) -> float | None:
         """Seconds until the next run; None: there is none."""
-        limited = (error.status if error is not None else gate.status) == 429
-        if limited and exchange.alternatives:
-            return None  # another deployment has limits of its own, and is not asked to wait
+        status, retry_after = gate.status, gate.retry_after
+        if error is not None:
+            status, retry_after = error.status, error.retry_after
+        if retry_after is not None and exchange.attempts_left is not None:
+            return None  # Fallback must hear of it at once, and waits for it if nobody else answers
+        if status == 429 and exchange.alternatives:
+            return None  # another deployment has limits of its own
         if error is not None:
             wait = self.policy.wait_after(number, error)
         else:

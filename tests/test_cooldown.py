@@ -35,19 +35,22 @@ async def test_an_unknown_deployment_may_be_asked() -> None:
 
 
 async def test_what_is_healthy_need_not_be_asked_or_told() -> None:
-    """From its first failure on it must, until a success has closed it."""
-    store = MemoryCooldown()
+    """From its first failure on it must, until a success finds no failure in the window."""
+    clock = Clock()
+    store = MemoryCooldown(window_s=30, clock=clock)
 
     seen = [store.healthy("a")]
     await store.failure("a")
+    await store.success("a")
     seen.append(store.healthy("a"))
+    clock.now = 34.0
     await store.success("a")
     seen.append(store.healthy("a"))
 
     assert seen == [True, False, True]
 
 
-async def test_failures_in_a_row_open_it_for_a_while(clock: Clock) -> None:
+async def test_failures_open_it_for_a_while(clock: Clock) -> None:
     """Then one may probe."""
     store = MemoryCooldown(3, 10, clock=clock)
 
@@ -62,13 +65,84 @@ async def test_failures_in_a_row_open_it_for_a_while(clock: Clock) -> None:
     assert (await store.admit("b")).wait == 0
 
 
-async def test_several_failures_can_be_told_at_once(clock: Clock) -> None:
-    """Three attempts of one request are three failures."""
-    store = MemoryCooldown(3, 10, clock=clock)
+@pytest.mark.parametrize(
+    ("outcomes", "opens"),
+    [
+        ("ff", False),  # too few requests failed
+        ("fff", True),
+        ("fsfsf", True),  # more than half of all
+        ("fssfsf", True),  # half of all
+        ("fssfssf", False),  # less than half of all
+        ("fsssssssssff", False),
+        ("fbfbfb", True),  # all of them began well and then broke
+    ],
+)
+async def test_it_opens_by_the_share_of_requests_that_fail(outcomes: str, opens: bool) -> None:
+    """At least three, and at least half of all within the window."""
+    store = MemoryCooldown(3, 10, 0.5)
+    for outcome in outcomes:
+        if outcome == "f":
+            await store.failure("a")
+        else:
+            await store.success("a")
+            if outcome == "b":
+                await store.failure("a", begun=True)
 
-    await store.failure("a", count=3)
+    assert bool((await store.admit("a")).wait) is opens
+
+
+async def test_failures_of_long_ago_do_not_count(clock: Clock) -> None:
+    """Only those within the window do."""
+    store = MemoryCooldown(3, 10, window_s=30, clock=clock)
+    for now in (0.0, 20.0, 40.0, 60.0):
+        clock.now = now
+        await store.failure("a")
+
+    assert not (await store.admit("a")).wait
+    clock.now = 65.0
+    await store.failure("a")
+    assert (await store.admit("a")).wait == 10
+
+
+async def test_as_a_last_resort_an_open_one_is_admitted(clock: Clock) -> None:
+    """The first of those who ask probes; the others are not refused either."""
+    store = MemoryCooldown(1, 10, clock=clock)
+    await store.failure("a")
 
     assert (await store.admit("a")).wait == 10
+    assert (await store.admit("a", last=True)).probe
+    assert await store.admit("a", last=True) == module.ADMITTED
+
+
+async def test_as_a_last_resort_a_limited_one_is_probed_now_and_then(clock: Clock) -> None:
+    """An upstream may say an hour by mistake; an answer ends the limit."""
+    store = MemoryCooldown(3, 10, clock=clock)
+    await store.limit("a", 3600)
+
+    assert (await store.admit("a", last=True)).limited
+    clock.now = 10.0
+    assert not (await store.admit("a")).probe
+    assert (await store.admit("a", last=True)).probe
+    assert (await store.admit("a", last=True)).wait == 3590
+    await store.limit("a", 3600)
+    clock.now = 19.0
+    assert (await store.admit("a", last=True)).limited
+    clock.now = 20.0
+    assert (await store.admit("a", last=True)).probe
+    await store.success("a", probe=True)
+    assert store.healthy("a")
+
+
+async def test_a_limit_is_no_failure(clock: Clock) -> None:
+    """When its time has come, all may ask."""
+    store = MemoryCooldown(1, 10, clock=clock)
+    await store.limit("a", 5)
+
+    assert (await store.admit("a")).wait == 5
+    clock.now = 5.0
+    assert [await store.admit("a") for _ in range(2)] == [module.ADMITTED] * 2
+    await store.success("a")
+    assert store.healthy("a")
 
 
 async def test_one_probe_at_a_time(clock: Clock) -> None:
@@ -122,11 +196,11 @@ async def test_old_news_of_success_close_nothing(clock: Clock) -> None:
 
 
 async def test_a_wait_that_is_asked_for_is_kept(clock: Clock) -> None:
-    """One failure with Retry-After is enough, and a later, shorter one does not shorten it."""
+    """A later, shorter one does not shorten it."""
     store = MemoryCooldown(3, 10, clock=clock)
 
-    await store.failure("a", 60)
-    await store.failure("a", 1)
+    await store.limit("a", 60)
+    await store.limit("a", 1)
 
     assert (await store.admit("a")).wait == 60
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 import random
 from collections import Counter
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmgw.cooldown import MemoryCooldown
 from llmgw.exchange import Deployment
-from llmgw.routing import DECAY, STRATEGIES, Candidate, Group, Load, Walk, order_of
+from llmgw.routing import DECAY, STRATEGIES, Candidate, Group, Load, order_of
 
 
 def place(name: str, weight: float = 1, **load: float) -> Candidate:
@@ -114,52 +112,3 @@ def test_fallback_groups_come_after_their_own() -> None:
 
     assert names(order_of(groups, "fast")) == ["a", "b", "c"]
     assert names(order_of(groups, "steady")) == ["b", "c", "a"]
-
-
-async def test_a_walk_passes_what_cools() -> None:
-    """And says how many are left."""
-    cooldown = MemoryCooldown(1)
-    await cooldown.failure("b")
-    walk = Walk([place("a"), place("b"), place("c")], cooldown)
-
-    turns = [await walk.next() for _ in range(3)]
-
-    assert [turn and (turn.candidate.id, turn.left) for turn in turns] == [("a", 2), ("c", 0), None]
-
-
-async def test_if_all_cool_the_nearest_has_the_only_turn() -> None:
-    """As a probe."""
-    cooldown = MemoryCooldown(1)
-    await cooldown.failure("a", 60)
-    await cooldown.failure("b", 5)
-    walk = Walk([place("a"), place("b")], cooldown)
-
-    first, second = await walk.next(), await walk.next()
-
-    assert first is not None
-    assert (first.candidate.id, first.probe, second) == ("b", True, None)
-
-
-async def test_a_healthy_turn_needs_no_wait() -> None:
-    """The first at once; what has failed is asked of the cooldown; at the end there is none."""
-    cooldown = MemoryCooldown(1)
-    await cooldown.failure("b")
-    walk = Walk([place("a"), place("b"), place("c")], cooldown)
-
-    first, second, third = walk.healthy(), walk.healthy(), await walk.next()
-
-    assert [turn and (turn.candidate.id, turn.left) for turn in (first, second, third)] == [
-        ("a", 2),
-        None,
-        ("c", 0),
-    ]
-    assert walk.healthy() is None
-
-
-@pytest.mark.parametrize("candidates", [[], [place("a")]])
-async def test_a_walk_ends(candidates: list[Candidate]) -> None:
-    """Also an empty one."""
-    walk = Walk(candidates)
-    turns = [await walk.next() for _ in range(2)]
-
-    assert turns[-1] is None

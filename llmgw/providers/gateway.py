@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -12,7 +11,7 @@ import attrs
 
 from llmgw import telemetry
 from llmgw.cooldown import Cooldown, MemoryCooldown
-from llmgw.errors import GatewayError, InvalidRequestError, NotFoundError, RateLimitError
+from llmgw.errors import GatewayError, RateLimitError, untrace
 from llmgw.exchange import Attempt, Deployment
 from llmgw.providers.base import Clocks, Provider, Run
 from llmgw.providers.echo import EchoProvider
@@ -21,8 +20,9 @@ from llmgw.providers.litellm import LiteLLMProvider, count_tokens
 from llmgw.providers.openai import OpenAIProvider
 from llmgw.relay import Relay
 from llmgw.retrying import RetryBudget, RetryPolicy
-from llmgw.routing import Candidate, Turn, Walk
+from llmgw.routing import Candidate
 from llmgw.upstream import CONNECTIONS, Upstream
+from llmgw.walk import Turn, Waits, Walk
 from llmgw.wire import Call, CompletionChunk, CompletionRequest, read_chunk
 
 
@@ -124,54 +124,64 @@ class Asking:
     left: float = attrs.field(
         default=attrs.Factory(lambda self: self.owner.clocks.total, takes_self=True)
     )
-    runs: int = 0
+    sent: int = 0  # requests that went upstream
+    walk: Walk | None = None
     turn: Turn | None = None
     run: Run | None = None
 
     async def begin(self) -> list[bytes]:
         """The first payloads, of the first deployment that answers. Raises GatewayError."""
-        walk = Walk(self.owner.candidates(self.call.model), self.owner.cooldown)
-        if self.owner.budget is not None:
-            self.owner.budget.deposit()
-        error: GatewayError = NotFoundError("There is no deployment for this model.", param="model")
-        while (turn := await walk.next()) is not None:
-            self.turn, before = turn, self.runs
+        owner = self.owner
+        waits = Waits(owner.retry.retry_after_max, owner.retry.attempts - 1, owner.budget)
+        self.walk = walk = Walk(owner.candidates(self.call.model), owner.cooldown, waits)
+        if owner.budget is not None:
+            owner.budget.deposit()
+        error: GatewayError | None = None
+        while (turn := await self._next(walk)) is not None:
+            self.turn = turn
             try:
-                return await self._ask(turn)
+                return await self._ask(walk, turn)
             except GatewayError as exc:
                 error = exc
-                await self._failed(exc, self.runs - before)
-            if not error.next or self.runs >= self.owner.attempts:
+                await walk.failed(turn, exc)
+                await walk.release(turn)
+            if not error.next or self.sent >= owner.attempts:
                 break
-        raise error
+        raise error or walk.refusal()
 
     async def more(self) -> list[bytes]:
         """The next payloads, [] at the end. Raises GatewayError."""
         assert self.run is not None
+        assert self.walk is not None
+        assert self.turn is not None
         try:
-            given = await self.run.more()
+            return await self.run.more()
         except GatewayError as exc:
-            await self._failed(exc, 1)
+            await self.walk.failed(self.turn, exc)
             raise
-        if not given:
-            await self._succeeded()
-        return given
 
     async def aclose(self) -> None:
         """Close what is open, and tell what was learnt."""
         if self.run is not None:
             self.run.relay.report(self.attempt)
             await self.run.aclose()
-        if self.turn is not None and self.turn.probe:
-            with anyio.CancelScope(shield=True):
-                await self.owner.cooldown.release(self.turn.candidate.id)
+        if self.walk is not None and self.turn is not None:
+            await self.walk.release(self.turn)
 
-    async def _ask(self, turn: Turn) -> list[bytes]:
+    async def _next(self, walk: Walk) -> Turn | None:
+        before = walk.waited
+        turn = walk.healthy() or await walk.next(lambda: self.left)
+        self.left -= walk.waited - before
+        return turn
+
+    async def _ask(self, walk: Walk, turn: Turn) -> list[bytes]:
         """One deployment, as often as the policy says."""
         owner, deployment = self.owner, turn.candidate.deployment
-        allowed = 1 if turn.probe else min(owner.retry.attempts, owner.attempts - self.runs)
-        for number in itertools.count(1):
-            self.runs += 1
+        allowed = 1 if turn.single else min(owner.retry.attempts, owner.attempts - self.sent)
+        number = 0
+        while True:
+            number += 1
+            self.sent += 1
             self.attempt = Attempt(number, deployment, deployment.provider)
             relay = Relay(self.call, deployment.provider)
             provider = owner.providers[deployment.via]
@@ -181,36 +191,27 @@ class Asking:
             except GatewayError as exc:
                 await run.aclose()
                 self.left = run.left
-                self.runs += run.resent
+                self.sent += run.resent
                 number += run.resent
                 wait = self._wait(number, allowed, turn, exc)
                 if wait is None:
                     raise
+                untrace(exc)
                 await anyio.sleep(wait)
                 self.left -= wait
             else:
                 self.attempt.first_token_at = time.perf_counter()
-                if turn.probe or not self.call.stream:
-                    await self._succeeded()
+                await walk.answered(turn)
                 return given
-        raise AssertionError("itertools.count() ends")
 
     def _wait(self, number: int, allowed: int, turn: Turn, error: GatewayError) -> float | None:
-        if number >= allowed or (isinstance(error, RateLimitError) and turn.left):
+        """Seconds until the same deployment is asked again; None: not by this turn."""
+        if number >= allowed or error.retry_after is not None:
+            return None  # what asks for a wait goes to the walk
+        if isinstance(error, RateLimitError) and turn.left:
             return None
         wait = self.owner.retry.wait_after(number, error)
         budget = self.owner.budget
         if wait is None or wait >= self.left or (budget is not None and not budget.withdraw()):
             return None
         return wait
-
-    async def _succeeded(self) -> None:
-        if self.turn is not None:
-            turn, self.turn = self.turn, None
-            await self.owner.cooldown.success(turn.candidate.id, probe=turn.probe)
-
-    async def _failed(self, error: GatewayError, runs: int) -> None:
-        if self.turn is not None and not isinstance(error, InvalidRequestError):
-            turn, self.turn = self.turn, None
-            wait = error.retry_after if isinstance(error, RateLimitError) else None
-            await self.owner.cooldown.failure(turn.candidate.id, wait, runs)

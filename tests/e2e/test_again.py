@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 
 import anyio
@@ -44,7 +44,7 @@ async def gateway() -> Gateway:
     """The gateway's app for one model ``m`` at these addresses."""
 
     @asynccontextmanager
-    async def made(*bases: str, via: str = "openai", attempts: int = 3) -> AsyncIterator[ASGIApp]:
+    async def made(*bases: str, via: str = "openai", attempts: int = 3) -> AsyncGenerator[ASGIApp]:
         places = [
             DeploymentSettings(model=f"openai/m{number}", api_base=f"{base}/v1", via=via)
             for number, base in enumerate(bases)

@@ -129,16 +129,17 @@ def probes(began: float) -> int:
 
 
 def test_a_deployment_that_is_down_is_left_alone(server: Server, wall: Wall) -> None:
-    """Three attempts of one request; then it is only probed, and every request is answered."""
+    """Three attempts of three requests; then it is only probed, and every request is answered."""
     name = "503:down"
-    before, began = len(wall.of(name)), time.monotonic()
-    answered(server, "down")
-    assert len(wall.of(name)) == before + 3
+    began = time.monotonic()
+    for _ in range(3):
+        answered(server, "down")
+    assert len(wall.of(name)) == 9
 
     for _ in range(5):
         answered(server, "down")
 
-    assert len(wall.of(name)) <= before + 3 + probes(began)
+    assert len(wall.of(name)) <= 9 + probes(began)
 
 
 def test_a_limited_deployment_is_asked_once(server: Server, wall: Wall) -> None:
@@ -160,7 +161,7 @@ def test_while_the_primary_is_down_nobody_fails_and_then_it_is_back(
         assert time.monotonic() < began + 60
     failed = [attempt for attempt in wall.of(name) if not attempt.tokens_sent]
 
-    assert len(failed) <= 3 + probes(began)  # three to open it, then one probe each half second
+    assert len(failed) <= 9 + probes(began)  # three requests open it, then one probe at a time
 
 
 def test_a_slow_stream_is_held_open_with_comments(server: Server) -> None:

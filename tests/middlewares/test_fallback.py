@@ -239,7 +239,7 @@ async def test_the_budget_cuts_the_last_deployments_retries() -> None:
 
 
 async def test_a_limit_is_not_waited_for_when_there_is_another() -> None:
-    """Retry leaves a 429 to Fallback; the last deployment's is retried."""
+    """Retry leaves a 429 to Fallback, which waits only when all are limited."""
     limited = errors.RateLimitError("x", provider="a", retry_after=0)
     app = ScriptedApp([limited, limited, b"good"])
     layers = [
@@ -248,11 +248,11 @@ async def test_a_limit_is_not_waited_for_when_there_is_another() -> None:
     ]
 
     assert (await exchange(stack(layers, app))).body == b"good"
-    assert asked(app) == ["a", "b", "b"]
+    assert asked(app) == ["a", "b", "a"]
 
 
 async def test_a_deployment_that_keeps_failing_is_left_alone() -> None:
-    """Three failures in a row open it: then the next is asked at once, and it is not."""
+    """Three requests that fail open it: then the next is asked at once, and it is not."""
     app = ScriptedApp([DOWN, b"1", DOWN, b"2", DOWN, b"3", b"4", b"5"])
     fallback = falling(app)
 
@@ -262,15 +262,63 @@ async def test_a_deployment_that_keeps_failing_is_left_alone() -> None:
     assert asked(app) == ["a", "b", "a", "b", "a", "b", "b", "b"]
 
 
-async def test_a_success_between_closes_the_count() -> None:
-    """In a row means in a row."""
-    app = ScriptedApp([DOWN, b"", DOWN, b"", b"", DOWN, b"", DOWN, b"", b""])
-    fallback = falling(app, PLACES[:2])
+async def test_one_request_counts_once_however_often_it_is_repeated() -> None:
+    """A client whose requests fail everywhere takes the deployment from nobody else."""
+    app = ScriptedApp([*[DOWN] * 3, b"1", b"2"])
+    cooldown = MemoryCooldown(3)
+    layers = [
+        layer(FallbackMiddleware, candidates=lambda exchange: PLACES[:2], cooldown=cooldown),
+        layer(RetryMiddleware, policy=RetryPolicy(attempts=3, backoff=0)),
+    ]
 
-    for _ in range(6):
-        await exchange(fallback)
+    for _ in range(2):
+        await exchange(stack(layers, app))
 
-    assert asked(app) == ["a", "b", "a", "b", "a", "a", "b", "a", "b", "a"]
+    assert asked(app) == ["a"] * 3 + ["b", "a"]
+
+
+async def test_a_lone_deployment_that_cools_keeps_its_retries() -> None:
+    """What fails at random is not worse off for its cooldown."""
+    app = ScriptedApp([DOWN, DOWN, DOWN, DOWN, DOWN, b"good"])
+    cooldown = MemoryCooldown(1)
+    layers = [
+        layer(FallbackMiddleware, candidates=lambda exchange: PLACES[:1], cooldown=cooldown),
+        layer(RetryMiddleware, policy=RetryPolicy(attempts=3, backoff=0)),
+    ]
+
+    with pytest.raises(errors.ProviderUnavailableError):
+        await exchange(stack(layers, app))
+    assert (await exchange(stack(layers, app))).body == b"good"
+
+
+@pytest.mark.parametrize("status", [429, 503])
+async def test_a_lone_limited_deployment_is_waited_for(status: int) -> None:
+    """By the request that was told, and by the next one, which does not ask meanwhile."""
+    busy = Step(status, headers=[(b"retry-after-ms", b"50")])
+    app = ScriptedApp([busy, b"first", b"second"])
+    fallback = falling(app, PLACES[:1])
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(exchange, fallback)
+        await anyio.wait_all_tasks_blocked()
+        assert len(app.asked) == 1
+        tasks.start_soon(exchange, fallback)
+
+    assert len(app.asked) == 3
+
+
+async def test_a_long_limit_is_for_the_client_to_wait() -> None:
+    """The second request is refused without being sent."""
+    app = ScriptedApp([errors.RateLimitError("x", provider="a", retry_after=60)])
+    fallback = falling(app, PLACES[:1])
+
+    for _ in range(2):
+        with pytest.raises(errors.RateLimitError) as caught:
+            await exchange(fallback)
+        assert caught.value.retry_after is not None
+        assert 30 < caught.value.retry_after <= 60
+
+    assert len(app.asked) == 1
 
 
 async def test_one_request_probes_and_success_takes_it_back() -> None:
@@ -367,18 +415,17 @@ async def test_a_limit_cools_for_as_long_as_it_says() -> None:
     assert asked(app) == ["a", "b", "b", "a"]
 
 
-async def test_if_all_cool_the_one_nearest_to_recovery_is_tried() -> None:
-    """Better one try than a sure refusal."""
-    now = 0.0
-    cooldown = MemoryCooldown(1, 10, clock=lambda: now)
-    app = ScriptedApp([DOWN, errors.RateLimitError("x", provider="b", retry_after=5), b"good"])
+async def test_if_all_cool_they_are_asked_nevertheless() -> None:
+    """Better a try than a sure refusal."""
+    cooldown = MemoryCooldown(1)
+    app = ScriptedApp([DOWN, DOWN, DOWN, b"good"])
     fallback = falling(app, PLACES[:2], cooldown)
 
-    with pytest.raises(errors.RateLimitError):
+    with pytest.raises(errors.ProviderUnavailableError):
         await exchange(fallback)
     assert (await exchange(fallback)).body == b"good"
 
-    assert asked(app) == ["a", "b", "b"]
+    assert asked(app) == ["a", "b", "a", "b"]
 
 
 async def test_a_store_that_must_be_awaited_is_asked_and_told() -> None:
@@ -389,19 +436,17 @@ async def test_a_store_that_must_be_awaited_is_asked_and_told() -> None:
         def healthy(self, name: str) -> bool:
             return False
 
-        async def admit(self, name: str) -> Admission:
+        async def admit(self, name: str, *, last: bool = False) -> Admission:
             heard.append(("admit", name))
-            return await super().admit(name)
+            return await super().admit(name, last=last)
 
         async def success(self, name: str, *, probe: bool = False) -> None:
             heard.append(("success", name))
             await super().success(name, probe=probe)
 
-        async def failure(
-            self, name: str, retry_after: float | None = None, count: int = 1
-        ) -> None:
+        async def failure(self, name: str, *, begun: bool = False) -> None:
             heard.append(("failure", name))
-            await super().failure(name, retry_after, count)
+            await super().failure(name, begun=begun)
 
     await exchange(falling(ScriptedApp([DOWN, b"good"]), cooldown=Remote()))
 
