@@ -69,7 +69,14 @@ class CompletionApp:
         attempt.deployment, attempt.provider = deployment, deployment.provider
         exchange.headers.update(deployment.shown)
         relay = Relay(call, deployment.provider)
-        run = Run(self.providers[deployment.via], call, deployment, self.clocks, relay)
+        run = Run(
+            self.providers[deployment.via],
+            call,
+            deployment,
+            self.clocks,
+            relay,
+            failover=exchange.alternatives > 0,
+        )
         headers = telemetry.inject()
         if exchange.via is not None:
             headers = [*headers, (b"via", exchange.via)]

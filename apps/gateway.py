@@ -133,8 +133,10 @@ def build(
     clocks = Clocks(
         connect=times.connect_s,
         first_token=times.first_token_s,
+        failover_first_token=times.failover_first_token_s,
         idle=times.idle_s,
         answer=times.answer_s,
+        failover_first_byte=times.failover_first_byte_s,
     )
     completion = CompletionApp(providers, clocks=clocks, max_body=settings.limits.max_body_bytes)
     guard = inner_layers(settings, drain)

@@ -71,8 +71,10 @@ class Timeouts:
 
     connect_s: float = attrs.field(default=5, validator=gt(0))
     first_token_s: float = attrs.field(default=30, validator=gt(0))
+    failover_first_token_s: float = attrs.field(default=10, validator=gt(0))
     idle_s: float = attrs.field(default=15, validator=gt(0))
     answer_s: float = attrs.field(default=300, validator=gt(0))
+    failover_first_byte_s: float = attrs.field(default=30, validator=gt(0))
     total_s: float = attrs.field(default=600, validator=gt(0))
     hold_s: float = attrs.field(default=10, validator=gt(0))
     heartbeat_s: float = attrs.field(default=10, validator=gt(0))

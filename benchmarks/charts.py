@@ -80,3 +80,34 @@ def points(title: str, unit: str, rows: Sequence[tuple[float, float]], note: str
         parts.append(f'<circle {place} class="{OURS}" fill="{COLOURS[OURS]}"/>')
         parts.append(text(x, y - 10, shown(value), anchor="middle"))
     return picture(WIDTH, HEIGHT, parts)
+
+
+PALETTE = ("#2a9d4e", "#888888", "#d1495b", "#2d6cdf")
+
+
+def curves(
+    title: str, unit: str, series: Sequence[tuple[str, Sequence[tuple[float, float]]]]
+) -> str:
+    """A line for each series; both axes go from 0 to 100 %."""
+    right, height = 250, HEIGHT
+    scale_x = (WIDTH - 60 - right) / 100
+    scale_y = (height - TOP - BOTTOM) / 100
+    parts = [text(8, 20, title, kind="title")]
+    for percent in range(0, 101, 20):
+        x, y = 60 + percent * scale_x, height - BOTTOM - percent * scale_y
+        parts.append(line(f"M60 {y:.1f}H{WIDTH - right}"))
+        parts.append(text(52, y + 4, f"{percent} %", anchor="end"))
+        parts.append(text(x, height - BOTTOM + 18, f"{percent} %", anchor="middle"))
+    parts.append(text(WIDTH - right, height - 6, unit, anchor="end"))
+    for number, (name, points) in enumerate(series):
+        colour = PALETTE[number % len(PALETTE)]
+        way = " ".join(
+            f"{60 + x * scale_x:.1f},{height - BOTTOM - y * scale_y:.1f}" for x, y in points
+        )
+        parts.append(f'<polyline points="{way}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        y = TOP + 20 + 24 * number
+        parts.append(
+            f'<path d="M{WIDTH - right + 16} {y - 4}h20" stroke="{colour}" stroke-width="3"/>'
+        )
+        parts.append(text(WIDTH - right + 42, y, name))
+    return picture(WIDTH, height, parts)

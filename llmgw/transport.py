@@ -14,7 +14,7 @@ import math
 import socket
 import ssl
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -28,6 +28,7 @@ from anyio.streams.tls import TLSStream
 from llmgw.alarm import Waits
 from llmgw.block import Block
 from llmgw.http1 import ProtocolError, Response, header_lines, request_head, request_start
+from llmgw.names import names
 from llmgw.portal import on_asyncio
 from llmgw.waiting import Expired
 
@@ -122,10 +123,7 @@ async def connect(origin: Origin) -> Connection:
     host, port = origin.host, origin.port
     if proxy is not None:
         host, port = proxy.hostname or "", proxy.port or PORTS.get(proxy.scheme, 80)
-    if on_asyncio():
-        connection: Fast | Slow = await Fast.open(host, port)
-    else:
-        connection = Slow(await anyio.connect_tcp(host, port))
+    connection = await open_tcp(host, port)
     try:
         if proxy is not None and proxy.scheme == "https":
             await connection.secure(host)
@@ -137,6 +135,62 @@ async def connect(origin: Origin) -> Connection:
         await connection.aclose()
         raise
     return connection
+
+
+async def open_tcp(host: str, port: int) -> Fast | Slow:
+    """Connect to the first of the host's addresses that answers. Raises OSError."""
+    open_one = Fast.open if on_asyncio() else Slow.open
+    if is_address(host):
+        return await open_one(host, port)
+    addresses = await names.addresses(host)
+    try:
+        if len(addresses) == 1:
+            return await open_one(addresses[0], port)
+        return await Race(open_one, port).run(addresses)
+    except OSError:
+        names.forget(host)
+        raise
+
+
+@attrs.define(eq=False)
+class Race:
+    """Several addresses of one host: the next is tried when one has failed, or takes too long."""
+
+    open_one: Callable[[str, int], Awaitable[Fast | Slow]]
+    port: int
+    winner: Fast | Slow | None = None
+    errors: list[OSError] = attrs.field(factory=list[OSError])
+    failed: anyio.Event = attrs.field(factory=anyio.Event)
+
+    async def run(self, addresses: Sequence[str]) -> Fast | Slow:
+        """The first connection that is made. Raises the last OSError when there is none."""
+        try:
+            async with anyio.create_task_group() as tasks:
+                for address in addresses:
+                    self.failed = anyio.Event()
+                    tasks.start_soon(self._try, address, tasks)
+                    with anyio.move_on_after(HAPPY_EYEBALLS):
+                        await self.failed.wait()
+        except BaseException:
+            if self.winner is not None:
+                await self.winner.aclose()
+            raise
+        if self.winner is None:
+            raise self.errors[-1]
+        return self.winner
+
+    async def _try(self, address: str, tasks: TaskGroup) -> None:
+        try:
+            made = await self.open_one(address, self.port)
+        except OSError as exc:
+            self.errors.append(exc)
+            self.failed.set()
+            return
+        if self.winner is None:
+            self.winner = made
+            tasks.cancel_scope.cancel()
+        else:
+            await made.aclose()
 
 
 async def tunnel(connection: Connection, origin: Origin, proxy: SplitResult) -> None:
@@ -170,26 +224,9 @@ class Fast(Waits, asyncio.Protocol):
         self._paused = False
 
     @classmethod
-    async def open(cls, host: str, port: int) -> Fast:
-        """Connect by TCP, to the first of the host's addresses that answers. Raises OSError."""
-        loop = asyncio.get_running_loop()
-        addresses = [host]
-        if not is_address(host):
-            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
-        if len(addresses) == 1:
-            return (await loop.create_connection(cls, addresses[0], port))[1]
-        race = Race(port)
-        try:
-            async with anyio.create_task_group() as tasks:
-                await race.run(addresses, tasks)
-        except BaseException:
-            if race.winner is not None:
-                await race.winner.aclose()
-            raise
-        if race.winner is None:
-            raise race.errors[-1]
-        return race.winner
+    async def open(cls, address: str, port: int) -> Fast:
+        """Connect to an address. Raises OSError."""
+        return (await asyncio.get_running_loop().create_connection(cls, address, port))[1]
 
     async def secure(self, host: str) -> None:
         """Go on over TLS. Raises OSError (ssl.SSLError is one)."""
@@ -289,42 +326,16 @@ async def nothing() -> None:
 
 
 @attrs.define(eq=False)
-class Race:
-    """Several addresses of one host: the next is tried when one has failed, or takes too long."""
-
-    port: int
-    winner: Fast | None = None
-    errors: list[OSError] = attrs.field(factory=list[OSError])
-    failed: anyio.Event = attrs.field(factory=anyio.Event)
-
-    async def run(self, addresses: Sequence[str], tasks: TaskGroup) -> None:
-        """Start them, one after the other."""
-        for address in addresses:
-            self.failed = anyio.Event()
-            tasks.start_soon(self._try, address, tasks)
-            with anyio.move_on_after(HAPPY_EYEBALLS):
-                await self.failed.wait()
-
-    async def _try(self, address: str, tasks: TaskGroup) -> None:
-        try:
-            _, made = await asyncio.get_running_loop().create_connection(Fast, address, self.port)
-        except OSError as exc:
-            self.errors.append(exc)
-            self.failed.set()
-            return
-        if self.winner is None:
-            self.winner = made
-            tasks.cancel_scope.cancel()
-        else:
-            await made.aclose()
-
-
-@attrs.define(eq=False)
 class Slow:
     """A connection on any other loop."""
 
     stream: ByteStream
     response: Response | None = None
+
+    @classmethod
+    async def open(cls, address: str, port: int) -> Slow:
+        """Connect to an address. Raises OSError."""
+        return cls(await anyio.connect_tcp(address, port))
 
     async def secure(self, host: str) -> None:
         """Go on over TLS. Raises OSError."""

@@ -37,7 +37,7 @@ class Answer(Protocol):
     def read(self, due: float) -> Awaitable[list[bytes]]:
         """The JSON texts that have come (``[DONE]`` included), [] at the end.
 
-        Without ``stream`` the first read gives the whole answer as one text. It waits until ``due``
+        Without ``stream``: the pieces that have come of one JSON text. It waits until ``due``
         (``time.monotonic()``). Raises GatewayError, Expired.
         """
         ...
@@ -74,8 +74,10 @@ class Clocks:
 
     connect: float = attrs.field(default=5, validator=gt(0))
     first_token: float = attrs.field(default=30, validator=gt(0))  # request sent -> first content
-    idle: float = attrs.field(default=15, validator=gt(0))  # between two reads of a stream
+    failover_first_token: float = attrs.field(default=10, validator=gt(0))  # if there is another
+    idle: float = attrs.field(default=15, validator=gt(0))  # between two reads of an answer
     answer: float = attrs.field(default=300, validator=gt(0))  # without stream: to the whole answer
+    failover_first_byte: float = attrs.field(default=30, validator=gt(0))  # if there is another
     tail: float = attrs.field(default=1, validator=gt(0))  # complete -> usage and [DONE]; law 4
     total: float = attrs.field(default=600, validator=gt(0))  # all waits of a call; generate only
 
@@ -93,6 +95,7 @@ class Run(Struct, eq=False):
     relay: Relay
     left: float = math.inf  # seconds of waiting that the call has left
     answer: Answer | None = None
+    failover: bool = False  # another deployment may be asked instead: the shorter clocks run
     resent: bool = False  # the request was sent again, in place of a kept connection that died
 
     async def begin(self, headers: Sequence[Header] = ()) -> list[bytes]:
@@ -100,9 +103,12 @@ class Run(Struct, eq=False):
 
         Raises GatewayError.
         """
-        clocks, stream = self.clocks, self.call.stream
-        limit = min(clocks.first_token if stream else clocks.answer, self.left)
-        began = time.monotonic()
+        clocks, stream, began = self.clocks, self.call.stream, time.monotonic()
+        if stream:
+            what, longest, other = "first token", clocks.first_token, clocks.failover_first_token
+        else:
+            what, longest, other = "answer", clocks.answer, clocks.failover_first_byte
+        limit = min(longest, self.left, other if self.failover else longest)
         due = began + limit
         try:
             try:
@@ -111,10 +117,12 @@ class Run(Struct, eq=False):
                 self.resent = True
                 answer = await self.provider.open(self.call, self.deployment, headers, due)
             self.answer = answer
-            while not (given := self._take(await answer.read(due))):
+            if not stream:
+                return [await self._whole(answer, began + min(longest, self.left))]
+            while not (given := self._feed(await answer.read(due))):
                 pass
         except Expired:
-            raise self._timeout("first token" if stream else "answer", limit) from None
+            raise self._timeout(what, limit) from None
         finally:
             self.left -= time.monotonic() - began
         return given
@@ -157,9 +165,21 @@ class Run(Struct, eq=False):
             with anyio.move_on_after(CLEANUP, shield=True):
                 await self.answer.aclose()
 
-    def _take(self, payloads: list[bytes]) -> list[bytes]:
-        if not self.call.stream:
-            return [self.relay.whole(b"".join(payloads))]
+    async def _whole(self, answer: Answer, due: float) -> bytes:
+        """Read an answer in one piece to its end. Between two pieces of it runs the idle clock."""
+        parts: list[bytes] = []
+        while True:
+            now = time.monotonic()
+            wait = min(self.clocks.idle, due - now)
+            try:
+                payloads = await answer.read(now + wait)
+            except Expired:
+                raise self._timeout("further byte", wait) from None
+            if not payloads:
+                return self.relay.whole(b"".join(parts))
+            parts += payloads
+
+    def _feed(self, payloads: list[bytes]) -> list[bytes]:
         given = self.relay.feed(payloads)
         if self.relay.error is not None and not given:
             raise self.relay.error

@@ -185,7 +185,15 @@ class Asking:
             self.attempt = Attempt(number, deployment, deployment.provider)
             relay = Relay(self.call, deployment.provider)
             provider = owner.providers[deployment.via]
-            run = self.run = Run(provider, self.call, deployment, owner.clocks, relay, self.left)
+            run = self.run = Run(
+                provider,
+                self.call,
+                deployment,
+                owner.clocks,
+                relay,
+                self.left,
+                failover=turn.left > 0,
+            )
             try:
                 given = await run.begin(telemetry.inject())
             except GatewayError as exc:

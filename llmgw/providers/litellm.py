@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Awaitable, Sequence
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 import anyio.to_thread
 import attrs
@@ -28,8 +29,10 @@ from llmgw.alarm import Waits
 from llmgw.asgi import Header
 from llmgw.errors import GatewayError, ProviderUnavailableError
 from llmgw.exchange import Deployment
+from llmgw.names import names
 from llmgw.providers.base import for_clients
 from llmgw.retry_after import retry_after_of
+from llmgw.transport import is_address, origin_of
 from llmgw.waiting import within
 from llmgw.wire import DONE, Call
 
@@ -316,6 +319,7 @@ class LiteLLMProvider:
         module = await load()
         given = arguments(call, deployment, headers)
         name = deployment.provider
+        await look_up(deployment)
         try:
             answer = await portal.call(functools.partial(module.acompletion, **given))
         except Exception as exc:
@@ -324,6 +328,23 @@ class LiteLLMProvider:
             return LiteLLMAnswer([msgspec.json.encode(plain(answer))], headers=headers_of(answer))
         reader = Reader(name, answer, call.choices)
         return LiteLLMAnswer([], reader, headers_of(answer))
+
+
+async def look_up(deployment: Deployment) -> None:
+    """Find the address of a deployment's host, before LiteLLM does so in threads that all share.
+
+    Raises ProviderUnavailableError.
+    """
+    try:
+        origin = origin_of(urlsplit(deployment.api_base or ""))
+    except ValueError:
+        return  # LiteLLM's own address, or one that it will refuse
+    if origin.proxy is None and not is_address(origin.host):
+        try:
+            await names.addresses(origin.host)
+        except OSError as exc:
+            text = f"{deployment.provider} cannot be reached."
+            raise ProviderUnavailableError(text, provider=deployment.provider) from exc
 
 
 async def count_tokens(text: str, model: str) -> int:

@@ -114,13 +114,16 @@ class WholeAnswer(Struct, eq=False):
 
     response: Response
     headers: Sequence[Header]
+    size: int = 0  # bytes that have come
 
     async def read(self, due: float) -> list[bytes]:
         """See Answer."""
-        response = self.response
-        if response.complete:  # mostly it has come together with its head
-            return [response.take()]
-        return [await response.read_all(ANSWER_LIMIT, due)]
+        piece = await self.response.read(due)
+        self.size += len(piece)
+        if self.size > ANSWER_LIMIT:
+            name = self.response.name
+            raise ProviderUnavailableError(f"{name} sent too much.", provider=name)
+        return [piece] if piece else []
 
     def release(self) -> bool:
         """See Answer."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 
 import anyio
@@ -12,14 +12,16 @@ import httpx2
 import pytest
 
 from llmgw.apps.gateway import build
-from llmgw.apps.settings import DeploymentSettings, Model, Retry, Settings
+from llmgw.apps.settings import DeploymentSettings, Model, Retry, Settings, Timeouts
 from llmgw.asgi import ASGIApp
+from llmgw.providers import litellm
 from llmgw.providers.gateway import default_providers
 from llmgw.testing import Reply, exchange
 from tests.e2e.conftest import Serve
 from tests.servers import Server, free_port
 from tests.upstreams.recorder import Recorder, Request, openai_chat
 from tests.upstreams.recorder import Reply as Scripted
+from tests.upstreams.wall import Wall
 
 JSON = (b"content-type", b"application/json")
 IDLE = 20  # connections that rest when the request comes
@@ -44,15 +46,24 @@ async def gateway() -> Gateway:
     """The gateway's app for one model ``m`` at these addresses."""
 
     @asynccontextmanager
-    async def made(*bases: str, via: str = "openai", attempts: int = 3) -> AsyncGenerator[ASGIApp]:
+    async def made(
+        *bases: str,
+        models: Sequence[str] = ("m0", "m1"),
+        via: str = "openai",
+        attempts: int = 3,
+        limit_wait_s: float = 0,
+        timeouts: Timeouts | None = None,
+    ) -> AsyncGenerator[ASGIApp]:
         places = [
-            DeploymentSettings(model=f"openai/m{number}", api_base=f"{base}/v1", via=via)
-            for number, base in enumerate(bases)
+            DeploymentSettings(model=f"openai/{model}", api_base=f"{base}/v1", via=via)
+            for base, model in zip(bases, models, strict=False)
         ]
         settings = Settings(
-            models=[Model(name="m", deployments=places)],
+            models=[Model(name="m", deployments=places, limit_wait_s=limit_wait_s)],
             retry=Retry(backoff_s=0.001, attempts=attempts),
+            timeouts=timeouts or Timeouts(),
         )
+        await litellm.load()  # its import takes longer than a short clock
         providers = default_providers()
         yield build(settings, {}, providers)
         for provider in providers.values():
@@ -208,3 +219,84 @@ async def test_when_to_come_back_is_told_in_seconds(
 
     assert (reply.status, reply.headers[b"retry-after"]) == (429, told.encode())
     assert len(recorder.requests) == 1
+
+
+@pytest.mark.parametrize("via", ["openai", "litellm"])
+async def test_a_short_limit_is_waited_out_where_the_group_says_so(
+    gateway: Gateway, recorder: Recorder, via: str
+) -> None:
+    """Up to ``limit_wait_s``; a longer one goes to the next deployment at once."""
+    recorder.script.append(Scripted(status=429, headers={"retry-after-ms": "50"}))
+    with Recorder() as other:
+        async with gateway(recorder.url, other.url, via=via, limit_wait_s=1) as app:
+            await ask(app)
+            assert (len(recorder.requests), len(other.requests)) == (2, 0)
+
+            recorder.script.append(Scripted(status=429, headers={"retry-after": "2"}))
+            await ask(app)
+            assert (len(recorder.requests), len(other.requests)) == (3, 1)
+
+
+async def test_a_limit_that_one_request_meets_is_kept_by_all(
+    gateway: Gateway, recorder: Recorder
+) -> None:
+    """Eighty requests: one is told to come back, and none is sent before the time has come."""
+    recorder.script.append(Scripted(status=429, headers={"retry-after-ms": "500"}))
+    async with gateway(recorder.url) as app, anyio.create_task_group() as tasks:
+        tasks.start_soon(ask, app)
+        await recorder.until(lambda: recorder.answered == 1)
+        await anyio.wait_all_tasks_blocked()
+        for _ in range(79):
+            tasks.start_soon(ask, app)
+        await anyio.wait_all_tasks_blocked()
+        assert len(recorder.requests) == 1
+
+    assert len(recorder.requests) == 81
+
+
+SHORT = Timeouts(
+    first_token_s=600,
+    failover_first_token_s=0.3,
+    idle_s=0.5,
+    answer_s=600,
+    failover_first_byte_s=0.3,
+    total_s=600,
+)
+
+
+@pytest.mark.slow
+@STREAMS
+@pytest.mark.parametrize("via", ["openai", "litellm"])
+@pytest.mark.parametrize(
+    ("fault", "alone", "with_another"),
+    [
+        ("silence", None, 200),  # None: nobody waits for ten minutes here
+        ("headers-then-silence", 504, 200),
+        ("slow-first@1", 200, 200),
+        ("stall", 504, 200),
+        ("well", 200, 200),
+    ],
+)
+async def test_the_clocks_are_shorter_while_another_deployment_is_left(
+    gateway: Gateway, fault: str, via: str, stream: bool, alone: int | None, with_another: int
+) -> None:
+    """A lone deployment keeps the long ones; what was silent is asked once."""
+    if stream and fault == "headers-then-silence":
+        alone = None  # a stream's first token has its clock, however early the headers come
+    if via == "litellm" and not stream and fault != "slow-first@1" and fault != "well":
+        alone = None  # LiteLLM does not show the bytes of a whole answer
+    with Wall() as wall:
+        if alone is not None:
+            async with gateway(wall.url, models=[fault], via=via, timeouts=SHORT) as app:
+                reply = await ask(app, stream=stream)
+            begun = stream and fault == "stall"
+            assert reply.status == (200 if begun else alone)
+            assert (b"timeout_error" in reply.body) is (alone == 504)
+            assert len(wall.of(fault)) == 1
+        wall.reset()
+        bases = [wall.url, wall.url]
+        async with gateway(*bases, models=[fault, "well"], via=via, timeouts=SHORT) as app:
+            reply = await ask(app, stream=stream)
+
+        assert reply.status == with_another
+        assert len(wall.of(fault)) == 1
