@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import socket
+import threading
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
+from typing import Any
 
 import anyio
 import attrs
@@ -14,6 +17,7 @@ import pytest
 from llmgw.apps.gateway import build
 from llmgw.apps.settings import DeploymentSettings, Model, Retry, Settings, Timeouts
 from llmgw.asgi import ASGIApp
+from llmgw.names import names
 from llmgw.providers import litellm
 from llmgw.providers.gateway import default_providers
 from llmgw.testing import Reply, exchange
@@ -165,6 +169,48 @@ def test_an_address_that_leads_back_is_a_508(
     assert (reply.status_code, reply.json()["error"]["code"]) == (508, "loop_detected")
     assert reply.headers["x-should-retry"] == "false"
     assert calls == ([2] if hops == 1 else [2, 1])
+
+
+@STREAMS
+async def test_one_clients_bad_requests_do_not_move_the_others(
+    gateway: Gateway, recorder: Recorder, stream: bool
+) -> None:
+    """A picture for a text-only server is a 500 each time; the text of others is not its fault."""
+    with Recorder() as other:
+        async with gateway(recorder.url, other.url) as app:
+            for _ in range(6):
+                recorder.script.extend([Scripted(status=500)] * 3)
+                await ask(app, stream=stream)
+                recorder.requests.clear()
+                for _ in range(2):
+                    await ask(app, stream=stream)
+                assert len(recorder.requests) == 2
+            assert len(other.requests) == 6
+
+
+@pytest.mark.parametrize("via", ["openai", "litellm"])
+async def test_a_name_that_hangs_does_not_stop_other_upstreams(
+    gateway: Gateway, recorder: Recorder, via: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twelve requests to it, more than the loop has threads for look-ups; then one elsewhere."""
+    go_on, real = threading.Event(), socket.getaddrinfo
+
+    def look_up(host: Any, *args: Any, **options: Any) -> Any:
+        if host in ("hangs.example", b"hangs.example"):
+            go_on.wait(60)
+        return real("127.0.0.1", *args, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    names.clear()
+    bad, good = f"http://hangs.example:{recorder.port}", f"http://well.example:{recorder.port}"
+    async with gateway(bad, via=via) as hanging, gateway(good, via=via) as app:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(12):
+                tasks.start_soon(ask, hanging)
+            await anyio.wait_all_tasks_blocked()
+            assert (await ask(app)).status == 200
+            go_on.set()
+    names.clear()
 
 
 LIMITS = {
