@@ -6,19 +6,20 @@ nobody below it can see the old bytes; a layer that hands a Body on costs the ne
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import anyio
 from msgspec import Struct
 
+from llmgw._concurrency.background import Background, Function
 from llmgw.asgi import Message, Receive
-from llmgw.beside import Beside, Function, Main
 from llmgw.errors import InvalidRequestError
 from llmgw.exchange import Exchange, inner_receive
 
 T = TypeVar("T")
+GRACE = 0.05  # seconds until the watch listens; most answers are quicker
 
 
 class Body(Struct, eq=False):
@@ -86,49 +87,65 @@ class Body(Struct, eq=False):
             found = self._decoded[decoder] = decoder(self.data)
         return found
 
-    def watch(
+    async def watch(
         self,
         exchange: Exchange,
-        main: Main,
+        main: Callable[[], Awaitable[None]],
         *,
         beside: Function | None = None,
         after: float = 0.0,
-    ) -> Awaitable[None]:
-        """``await body.watch(exchange, main)`` runs main until the client leaves; see Watch."""
+    ) -> None:
+        """Run main until the client leaves, ``beside`` from ``after`` seconds on. See Watch."""
         if beside is None and (self.watched or not self.complete):
-            return main()
-        first = self.complete and not self.watched
-        watch = Watch(body=self, exchange=exchange, listening=first)
-        return watch.run(main) if beside is None else watch.run(main, (after, beside))
+            return await main()
+        async with watching(self, exchange, [] if beside is None else [(after, beside)]):
+            await main()
 
 
-class Watch(Beside, kw_only=True):
-    """Runs a function until it ends or the client leaves.
+def watching(
+    body: Body, exchange: Exchange, functions: Sequence[tuple[float, Function]] = ()
+) -> Watch:
+    """The Watch of a body, with ``functions`` that run beside it, each from some time on."""
+    watch = Watch(functions, exchange.block, body=body, exchange=exchange)
+    if body.complete and not body.watched:
+        body.watched = watch.listens = True
+        watch.functions = [*functions, (GRACE, watch.listen)]
+    return watch
 
-    The outermost Watch of a Body is the only one that listens, those within are no-ops. A
-    disconnect after the end of the response is none. When the client left, the function is
-    cancelled, ``exchange.left`` is True and nothing is raised. What runs ``beside`` does so as long
-    as the function, from ``after`` seconds on, in any Watch.
+
+class Watch(Background, kw_only=True):
+    """``async with watching(body, exchange):`` ends when the client leaves.
+
+    The outermost Watch of a Body is the only one that listens, and not before GRACE seconds have
+    passed: most answers are quicker. A disconnect after the end of the response is none. When the
+    client left, what runs inside is cancelled, ``exchange.left`` is True and nothing is raised.
+
+    It shares the Block of the exchange, when a Drain around it has made one: then code goes on
+    behind Drain's. Else it has its own, and code goes on behind this block.
     """
 
     body: Body
     exchange: Exchange
+    listens: bool = False
 
-    def __enter__(self) -> Self:
-        """Begin to watch, if no outer one does."""
-        if self.listening:
-            self.body.watched = True
-        return super().__enter__()
-
-    def __exit__(
+    async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> bool:
         """End; that the client left stays here."""
-        if self.listening:
+        if self.listens:
             self.body.watched = False
-        return super().__exit__(kind, exc, tb) or (exc is not None and self.excuses(exc))
+        swallowed = await super().__aexit__(kind, exc, tb)
+        return swallowed or (exc is not None and self._excuses(exc))
 
-    def excuses(self, error: BaseException) -> bool:
+    def fail(self, error: Exception) -> None:
+        """See Background; an error that says no more than that the client left is none."""
+        assert self.block is not None
+        if self._excuses(error):
+            self.block.cancel()
+        else:
+            super().fail(error)
+
+    def _excuses(self, error: BaseException) -> bool:
         """An OSError, out of a ``send``, is a server's way to say that the client left."""
         if not (isinstance(error, OSError) and self.exchange.left):
             return False
@@ -139,20 +156,14 @@ class Watch(Beside, kw_only=True):
     async def listen(self) -> None:
         """Read the source until it tells that the client left."""
         receive = inner_receive(self.body.source)
-        try:
-            while not self.body.left:
-                message = await receive()
-                self.body.left = message["type"] == "http.disconnect"
-        except Exception as exc:  # not ``_guarded``: a coroutine less in each stream that waits
-            return self.fail(exc)
+        while not self.body.left:
+            message = await receive()
+            self.body.left = message["type"] == "http.disconnect"
         if not self.exchange.ended:
             self.exchange.left = True
-            self.cancel()
+            assert self.block is not None
+            self.block.cancel()
         self.body.tell()
-
-    def settled(self) -> bool:
-        """Once the response is complete a client cannot leave it any more."""
-        return self.exchange.ended
 
 
 def replayed(receive: Receive, limit: float) -> Body | None:

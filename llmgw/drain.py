@@ -8,7 +8,7 @@ from __future__ import annotations
 import anyio
 import attrs
 
-from llmgw.block import Block
+from llmgw._concurrency.block import Block
 
 CUT = 2.0  # seconds that exchanges have to tell their clients, once they are cut; chosen
 

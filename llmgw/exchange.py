@@ -21,10 +21,9 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from msgspec import Struct, field
 
+from llmgw._concurrency.block import Block, as_coroutine, resume
 from llmgw.asgi import BODY, START, ASGIApp, Message, Receive, Scope, Send, find_header, set_headers
-from llmgw.block import Block
 from llmgw.portal import on_asyncio
-from llmgw.waiting import resume, wait_for
 
 if TYPE_CHECKING:
     from llmgw.errors import GatewayError
@@ -126,6 +125,7 @@ class Exchange(Struct, eq=False):
     ended: bool = False  # Port: the response is complete
     left: bool = False  # Port, Body.watch: the client left before the end
     send_s: float = math.inf  # Admission: seconds that a message may wait for the client to read
+    block: Block | None = None  # Drain, else the client watch: what ends when either says so
     clock: Block | None = None  # Deadline: stands still while a message waits
     known_id: str = ""  # ``id`` itself: once somebody has asked
 
@@ -192,7 +192,7 @@ class Port(Struct, eq=False):
         try:
             sending: Any = self.inner_send(message)
             if sending.__class__ is not CoroutineType:  # mostly it is one
-                sending = wait_for(sending)
+                sending = as_coroutine(sending)
             if not self.on_asyncio:  # there a bound is a scope, which must be there before
                 await attended(sending, exchange)
             else:

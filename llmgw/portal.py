@@ -34,6 +34,11 @@ def on_asyncio() -> bool:
     return True
 
 
+def running_loop() -> object:
+    """What the running event loop is known by: the same object as long as it runs."""
+    return asyncio.get_running_loop() if on_asyncio() else current_token().native_token
+
+
 def loop() -> asyncio.AbstractEventLoop:
     """The portal's loop, started when it is first needed; its thread never blocks the exit."""
     global _loop

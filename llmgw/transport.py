@@ -25,12 +25,11 @@ import attrs
 from anyio.abc import ByteStream, SocketAttribute, TaskGroup
 from anyio.streams.tls import TLSStream
 
-from llmgw.alarm import Waits
-from llmgw.block import Block
+from llmgw._concurrency.block import Block, Expired
+from llmgw._concurrency.deadline import DeadlineWaiter
 from llmgw.http1 import ProtocolError, Response, header_lines, request_head, request_start
 from llmgw.names import names
 from llmgw.portal import on_asyncio
-from llmgw.waiting import Expired
 
 PIECE = 64 << 10  # bytes read at once
 HIGH = 256 << 10  # bytes of a body that wait to be taken; then reading pauses
@@ -208,7 +207,7 @@ async def tunnel(connection: Connection, origin: Origin, proxy: SplitResult) -> 
         raise ConnectionRefusedError(f"the proxy answered {response.status}")
 
 
-class Fast(Waits, asyncio.Protocol):
+class Fast(DeadlineWaiter, asyncio.Protocol):
     """A connection on asyncio."""
 
     __slots__ = ("_ended", "_error", "_full", "_odd", "_paused", "_transport", "response")

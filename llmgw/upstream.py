@@ -16,11 +16,12 @@ import anyio
 import attrs
 
 from llmgw import errors, http1, transport
+from llmgw._concurrency.block import Expired
 from llmgw.asgi import Header
 from llmgw.errors import ProviderUnavailableError
 from llmgw.http1 import ProtocolError
+from llmgw.portal import running_loop
 from llmgw.transport import Connection, Origin
-from llmgw.waiting import Expired
 
 CONNECTIONS = 1000  # as many as exchanges by default
 IDLE = 30.0  # seconds a kept connection may rest; below the 60 s of common load balancers
@@ -204,10 +205,11 @@ class Pool:
 
 @attrs.define(eq=False)
 class Upstream:
-    """Pools of connections, opened on first use; one event loop's."""
+    """Pools of connections, opened on first use. In another event loop it begins anew."""
 
     connect: float = 5.0  # seconds
     connections: int = CONNECTIONS  # at once to one origin
+    _loop: object = attrs.field(default=None, init=False)  # whose the connections are
     _pools: dict[Origin, Pool] = attrs.field(factory=dict[Origin, Pool], init=False)
     _ways: dict[tuple[str, str, bytes], tuple[bytes, Pool]] = attrs.field(
         factory=dict[tuple[str, str, bytes], tuple[bytes, Pool]], init=False
@@ -233,6 +235,7 @@ class Upstream:
 
         Raises StaleConnectionError, ConnectTimeoutError, ProviderUnavailableError, Expired.
         """
+        self._settle()
         try:
             start, pool = self._ways.get((method, url, lines)) or self._way(method, url, lines)
             head = http1.request_head(start, http1.header_lines(headers), len(body))
@@ -271,11 +274,20 @@ class Upstream:
 
     async def aclose(self) -> None:
         """Close all connections; the next ``send`` opens new ones."""
+        self._settle()
         pools = list(self._pools.values())
         self._pools.clear()
         self._ways.clear()
         for pool in pools:
             await pool.aclose()
+
+    def _settle(self) -> None:
+        """Forget the connections of another event loop: they have ended with it."""
+        loop = running_loop()
+        if self._loop is not loop:
+            self._loop = loop
+            self._pools.clear()
+            self._ways.clear()
 
     def _way(self, method: str, url: str, lines: bytes) -> tuple[bytes, Pool]:
         """Take a URL apart, once. Raises ValueError."""

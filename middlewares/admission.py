@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import attrs
 
+from llmgw._concurrency.block import Expired, wait_at_most
 from llmgw.asgi import ASGIApp, Receive, Scope, Send
 from llmgw.body import read_whole_body
 from llmgw.errors import InvalidRequestError, OverloadedError
 from llmgw.exchange import EXCHANGE, Exchange, outermost
 from llmgw.stack import Place
-from llmgw.waiting import Expired, within
 
 ROOM = "what waits there takes room"
 PLACE = Place(
@@ -59,7 +59,9 @@ class AdmissionMiddleware:
         self._count.running += 1
         try:
             try:
-                body = await within(self.body_s, read_whole_body(receive, limit=self.max_body))
+                body = await wait_at_most(
+                    self.body_s, read_whole_body(receive, limit=self.max_body)
+                )
             except Expired as exc:
                 message = f"The request body did not arrive within {self.body_s:g} s."
                 raise InvalidRequestError(message, status=408, code="request_timeout") from exc

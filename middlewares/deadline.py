@@ -20,8 +20,8 @@ import time
 import attrs
 
 from llmgw import errors
+from llmgw._concurrency.block import Block
 from llmgw.asgi import ASGIApp, Receive, Scope, Send, request_header
-from llmgw.block import Block
 from llmgw.errors import InvalidRequestError
 from llmgw.exchange import EXCHANGE, Exchange, outermost
 from llmgw.stack import Place

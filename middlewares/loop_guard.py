@@ -37,6 +37,11 @@ def own_entry() -> bytes:
     return b"llmgw-" + new_id()[:16].encode()
 
 
+def values_of(scope: Scope, name: bytes) -> list[bytes]:
+    """All values of a request header."""
+    return [value for key, value in scope["headers"] if key == name]
+
+
 @attrs.frozen
 class LoopGuardMiddleware:
     """Know a request of this gateway by its Via header, and refuse it."""
@@ -48,14 +53,14 @@ class LoopGuardMiddleware:
         """Answer one exchange."""
         if EXCHANGE not in scope:  # it is the outermost, or this is no HTTP
             return await outermost(self, self.app, scope, receive, send)
-        passed: list[bytes] = []
-        for name, value in scope["headers"]:
-            if name == b"via":
-                passed += ENTRY.findall(value)
-        if self.entry in passed or len(passed) >= MAX_HOPS:
-            raise LoopError(
-                "This request has come back to the gateway that sent it: the address of one of its "
-                "deployments leads here."
-            )
-        scope[EXCHANGE].via = b", ".join(b"1.1 " + entry for entry in (*passed, self.entry))
+        via = own = b"1.1 " + self.entry
+        passed = [entry for value in values_of(scope, b"via") for entry in ENTRY.findall(value)]
+        if passed:
+            if self.entry in passed or len(passed) >= MAX_HOPS:
+                raise LoopError(
+                    "This request has come back to the gateway that sent it: the address of one of "
+                    "its deployments leads here."
+                )
+            via = b", ".join([*(b"1.1 " + entry for entry in passed), own])
+        scope[EXCHANGE].via = via
         await self.app(scope, receive, send)

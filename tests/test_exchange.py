@@ -10,8 +10,8 @@ import time
 import anyio
 import pytest
 
+from llmgw._concurrency.block import Block
 from llmgw.asgi import BODY, START, Message, Receive, Scope, Send
-from llmgw.block import Block
 from llmgw.exchange import EXCHANGE, Attempt, Deployment, Exchange, attempt_of, enter, new_id
 from llmgw.testing import exchange, no_receive, no_send
 

@@ -17,11 +17,11 @@ import attrs
 import pytest
 import trustme
 
-from llmgw import alarm, errors, transport
+from llmgw import errors, transport
+from llmgw._concurrency.block import Expired
 from llmgw.errors import ProviderUnavailableError
 from llmgw.portal import on_asyncio
 from llmgw.upstream import Response, StaleConnectionError, Upstream, target_of
-from llmgw.waiting import Expired
 from tests.servers import free_port
 from tests.upstreams.recorder import Recorder, Reply
 from tests.upstreams.wall import Wall
@@ -450,11 +450,8 @@ async def test_each_wait_for_the_body_has_a_time_of_its_own(client: Upstream) ->
     assert server.connections == 1
 
 
-async def test_a_long_wait_shares_a_timer_and_still_ends_in_time(
-    client: Upstream, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whether the shared timer is set for it, or was for an earlier one."""
-    monkeypatch.setattr(alarm, "LONG", 0.05)
+async def test_a_later_wait_ends_at_its_own_time(client: Upstream) -> None:
+    """Although the timer was set for an earlier one."""
     with Wall() as wall:
         url = f"{wall.url}/v1/chat/completions"
         for seconds in (0.12, 0.18):

@@ -13,11 +13,11 @@ from attrs.validators import gt
 from msgspec import Struct
 
 from llmgw import errors
+from llmgw._concurrency.block import Expired
 from llmgw.asgi import Header
 from llmgw.exchange import Deployment
 from llmgw.relay import Relay
 from llmgw.upstream import StaleConnectionError
-from llmgw.waiting import Expired
 from llmgw.wire import Call
 
 CLEANUP = 1.0  # seconds an answer may take to close; chosen

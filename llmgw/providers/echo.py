@@ -16,10 +16,9 @@ import anyio
 import attrs
 import msgspec
 
+from llmgw._concurrency.block import Block, Expired
 from llmgw.asgi import Header
-from llmgw.block import Block
 from llmgw.exchange import Deployment
-from llmgw.waiting import Expired
 from llmgw.wire import DONE, Call, fault_of
 
 MOST = 10_000_000  # chunks of one answer; chosen
@@ -82,12 +81,13 @@ class EchoAnswer:
         text = next(self.texts, None)
         if text is None:
             return []
+        pause = self.pause if self.begun else self.latency
+        self.begun = True
+        if not pause:
+            await anyio.lowlevel.checkpoint()
+            return [text]
         with Block(due - time.monotonic()):
-            if pause := self.pause if self.begun else self.latency:
-                await anyio.sleep(pause)
-            else:
-                await anyio.lowlevel.checkpoint()
-            self.begun = True
+            await anyio.sleep(pause)
             return [text]
         raise Expired
 

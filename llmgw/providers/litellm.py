@@ -25,7 +25,8 @@ import attrs
 import msgspec
 
 from llmgw import errors, portal
-from llmgw.alarm import Waits
+from llmgw._concurrency.block import wait_at_most
+from llmgw._concurrency.deadline import DeadlineWaiter
 from llmgw.asgi import Header
 from llmgw.errors import GatewayError, ProviderUnavailableError
 from llmgw.exchange import Deployment
@@ -33,7 +34,6 @@ from llmgw.names import names
 from llmgw.providers.base import for_clients
 from llmgw.retry_after import retry_after_of
 from llmgw.transport import is_address, origin_of
-from llmgw.waiting import within
 from llmgw.wire import DONE, Call
 
 # Fields of OpenAI's API that LiteLLM translates or refuses by itself
@@ -202,7 +202,7 @@ class Reader:
     error: GatewayError | None = None  # what came behind them
     ended: bool = False
     task: asyncio.Task[None] | None = None
-    waits: Waits | None = None  # of take(), for a text; or of the task, for room
+    waits: DeadlineWaiter | None = None  # of take(), for a text; or of the task, for room
 
     async def take(self, due: float) -> list[bytes]:
         """All that is there, after a wait for the first until ``due``; [] at the end.
@@ -210,7 +210,7 @@ class Reader:
         Raises GatewayError, Expired.
         """
         if self.waits is None:  # not before: here is the loop on which it waits
-            self.waits = Waits()
+            self.waits = DeadlineWaiter()
             if not self.ended:
                 self.task = asyncio.create_task(self._read(self.waits))
         if not self.texts and not self.ended:
@@ -238,7 +238,7 @@ class Reader:
             if hasattr(one, "aclose"):
                 await one.aclose()
 
-    async def _read(self, waits: Waits) -> None:
+    async def _read(self, waits: DeadlineWaiter) -> None:
         try:
             async for part in self.stream:
                 if len(self.texts) >= AHEAD:
@@ -255,7 +255,7 @@ class Reader:
             self.ended = True
             waits.wake()
 
-    def _note(self, part: Any, waits: Waits) -> bool:
+    def _note(self, part: Any, waits: DeadlineWaiter) -> bool:
         """Keep a part; whether it was the last: behind its usage LiteLLM only counts once more."""
         found = plain(part)
         finished = [choice for choice in found["choices"] if choice["finish_reason"]]
@@ -308,7 +308,7 @@ class LiteLLMProvider:
         self, call: Call, deployment: Deployment, headers: Sequence[Header], due: float
     ) -> LiteLLMAnswer:
         """See Provider."""
-        return await within(due - time.monotonic(), self._open(call, deployment, headers))
+        return await wait_at_most(due - time.monotonic(), self._open(call, deployment, headers))
 
     async def aclose(self) -> None:
         """LiteLLM keeps its clients to itself."""

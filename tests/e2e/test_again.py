@@ -132,6 +132,10 @@ via = "{via}"
 """
 
 
+# LiteLLM's import takes seconds, and twice as many through two gateways
+PATIENT = {"LLMGW_TIMEOUTS__HOLD_S": "600", "LLMGW_TIMEOUTS__FIRST_TOKEN_S": "600"}
+
+
 def served(server: Server) -> float:
     """How many model calls a gateway has answered, whatever came of them."""
     text = httpx2.get(f"{server.base_url}/metrics").text
@@ -153,10 +157,10 @@ def test_an_address_that_leads_back_is_a_508(
         servers: list[Server] = []
         for number, port in enumerate(ports):
             base = f"http://127.0.0.1:{ports[(number + 1) % hops]}"
-            config, env = GROUP.format(base=base, via=via), {}
+            config, env = GROUP.format(base=base, via=via), dict(PATIENT)
             if via == "environment":
                 config = ""
-                env = {"OPENAI_BASE_URL": f"{base}/v1", "OPENAI_API_KEY": "sk-x"}
+                env |= {"OPENAI_BASE_URL": f"{base}/v1", "OPENAI_API_KEY": "sk-x"}
             servers.append(stack.enter_context(serve(config, env, port=port)))
 
         body = call("gpt-4o", stream=stream)
@@ -203,13 +207,16 @@ async def test_a_name_that_hangs_does_not_stop_other_upstreams(
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
     names.clear()
     bad, good = f"http://hangs.example:{recorder.port}", f"http://well.example:{recorder.port}"
-    async with gateway(bad, via=via) as hanging, gateway(good, via=via) as app:
-        async with anyio.create_task_group() as tasks:
-            for _ in range(12):
-                tasks.start_soon(ask, hanging)
-            await anyio.wait_all_tasks_blocked()
-            assert (await ask(app)).status == 200
-            go_on.set()
+    async with (
+        gateway(bad, via=via) as hanging,
+        gateway(good, via=via) as app,
+        anyio.create_task_group() as tasks,
+    ):
+        for _ in range(12):
+            tasks.start_soon(ask, hanging)
+        await anyio.wait_all_tasks_blocked()
+        assert (await ask(app)).status == 200
+        go_on.set()
     names.clear()
 
 

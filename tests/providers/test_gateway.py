@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
+import anyio
 import pytest
 
 from llmgw.exchange import Deployment
@@ -123,6 +125,32 @@ async def test_a_wait_that_does_not_fit_in_the_time_is_not_begun(
         await anext(provider.generate(CompletionRequest(model="here", messages=HI)))
 
     assert len(recorder.requests) == 1
+
+
+@pytest.mark.filterwarnings("ignore:.*unclosed:ResourceWarning")  # the first loop's connection
+@pytest.mark.parametrize("via", ["openai", "litellm", "echo"])
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize(
+    "backends", [("asyncio", "asyncio"), ("asyncio", "trio"), ("trio", "asyncio")], ids="-".join
+)
+def test_one_provider_serves_one_event_loop_after_another(
+    recorder: Recorder, via: str, streamed: bool, backends: tuple[str, str]
+) -> None:
+    """Made at a module's level, as the README shows it: with new connections in each."""
+    model = "echo" if via == "echo" else "m"
+    here = Deployment("openai", model, f"{recorder.url}/v1", "sk-ours", via=via)
+    provider = LLMGatewayProvider(deployments={"here": here}, retry=RetryPolicy(attempts=1))
+    request = CompletionRequest(model="here", messages=HI, stream=streamed)
+
+    async def ask() -> str:
+        return "".join([chunk.content async for chunk in provider.generate(request)])
+
+    said = [anyio.run(ask, backend=backend) for backend in (*backends, *backends)]
+    anyio.run(provider.aclose, backend=backends[0])
+    provider.providers = {}
+    gc.collect()  # here, where the warning is expected
+
+    assert said == ["hi there" if via == "echo" else "Hello from upstream"] * 4
 
 
 async def test_the_last_error_reaches_the_caller(

@@ -17,12 +17,12 @@ import anyio
 import pytest
 
 from llmgw import errors
+from llmgw._concurrency.block import Expired
 from llmgw.errors import GatewayError
 from llmgw.exchange import Attempt, Deployment
 from llmgw.providers.base import Clocks, Run
 from llmgw.providers.litellm import AHEAD, LiteLLMAnswer, LiteLLMProvider, Reader, arguments
 from llmgw.relay import Relay
-from llmgw.waiting import Expired
 from llmgw.wire import DONE, Call, read_call
 from tests.servers import free_port
 from tests.upstreams.recorder import TEXT, Recorder, Reply, chat_chunks, event, stream

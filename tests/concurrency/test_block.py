@@ -8,8 +8,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from llmgw import block as module
-from llmgw.block import Block
+from llmgw._concurrency.block import Block
 from llmgw.portal import on_asyncio
 
 
@@ -225,11 +224,8 @@ async def test_one_without_a_clock_can_be_stopped() -> None:
     assert left == [float("inf")]
 
 
-async def test_code_that_swallows_its_cancellation_is_cancelled_again(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Nothing hangs for it."""
-    monkeypatch.setattr(module, "AGAIN", 0.01)
+async def test_code_that_swallows_its_cancellation_is_cancelled_again() -> None:
+    """At every wait, until the block ends: that is anyio's contract."""
     swallowed = 0
     with anyio.fail_after(60), Block(0.01) as block:
         while swallowed < 3:
@@ -240,6 +236,38 @@ async def test_code_that_swallows_its_cancellation_is_cancelled_again(
         await hang()
 
     assert block.cut
+
+
+@pytest.mark.parametrize("by", ["clock", "call"])
+async def test_a_shield_inside_holds(by: str) -> None:
+    """The clean-up ends whole, however long the cancellation has waited; then the block ends."""
+    saved: list[str] = []
+    with anyio.fail_after(60), Block(0.01 if by == "clock" else 60) as block:
+        if by == "call":
+            block.cancel()
+        try:
+            await hang()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(1.5)
+                saved.append("all")
+        saved.append("too much")
+
+    assert block.cut
+    assert saved == ["all"]
+
+
+async def test_a_clock_can_be_moved_to_an_earlier_time() -> None:
+    """And to a later one."""
+    with anyio.fail_after(60):
+        with Block(60) as earlier:
+            earlier.start(0.01)
+            await hang()
+        with Block(0.2) as later:
+            later.start(60)
+            await anyio.sleep(0.3)
+
+    assert (earlier.cut, later.cut) == (True, False)
 
 
 async def test_a_cancellation_of_the_task_goes_through() -> None:

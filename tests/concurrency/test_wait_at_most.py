@@ -6,7 +6,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from llmgw.waiting import Expired, resume, within
+from llmgw._concurrency.block import Expired, resume, wait_at_most
 
 
 async def at_once(value: int) -> int:
@@ -15,7 +15,7 @@ async def at_once(value: int) -> int:
 
 async def test_what_is_ready_is_given() -> None:
     """Without a wait."""
-    assert await within(0, at_once(7)) == 7
+    assert await wait_at_most(0, at_once(7)) == 7
 
 
 async def test_what_comes_in_time_is_given() -> None:
@@ -26,7 +26,7 @@ async def test_what_comes_in_time_is_given() -> None:
             await anyio.lowlevel.checkpoint()
         return 7
 
-    assert await within(5, wait()) == 7
+    assert await wait_at_most(5, wait()) == 7
 
 
 async def test_what_comes_too_late_is_cut() -> None:
@@ -41,7 +41,7 @@ async def test_what_comes_too_late_is_cut() -> None:
             cleaned.append(True)
 
     with anyio.fail_after(60), pytest.raises(Expired):
-        await within(0.02, hang())
+        await wait_at_most(0.02, hang())
 
     assert cleaned == [True]
 
@@ -56,14 +56,14 @@ async def test_errors_pass(waits: int) -> None:
         raise KeyError("own")
 
     with pytest.raises(KeyError):
-        await within(5, fail())
+        await wait_at_most(5, fail())
 
 
 async def test_cancellation_from_outside_goes_on() -> None:
     """It is not taken for the clock's."""
     never = anyio.Event()
     with anyio.move_on_after(0.02) as scope:
-        await within(5, never.wait())
+        await wait_at_most(5, never.wait())
 
     assert scope.cancelled_caught
 
