@@ -75,6 +75,7 @@ class CompletionApp:
             deployment,
             self.clocks,
             relay,
+            number=attempt.number,
             failover=exchange.alternatives > 0,
         )
         headers = telemetry.inject()

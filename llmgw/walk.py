@@ -89,6 +89,7 @@ class Walk(Struct, eq=False):
     later: list[Later] = []
     waited: float = 0.0  # seconds, over all waits
     waits_made: int = 0
+    tried: list[int] = []  # places in the order that have failed
     limited: tuple[float, Candidate] | None = None  # the shortest wait that did not fit
 
     def healthy(self) -> Turn | None:
@@ -108,7 +109,7 @@ class Walk(Struct, eq=False):
             candidate = self.candidates[self.at]
             found = await self.cooldown.admit(candidate.id)
             worth_it = found.limited and found.wait <= candidate.limit_wait
-            if worth_it and await self._wait(found.wait, remaining()):
+            if worth_it and await self._wait(self.at, found.wait, remaining()):
                 continue  # what was told meanwhile counts
             self.at += 1
             if not found.wait:
@@ -124,7 +125,8 @@ class Walk(Struct, eq=False):
 
     async def failed(self, turn: Turn, error: GatewayError) -> None:
         """A turn ended by this error. What is the request's fault, or ours, tells nothing."""
-        if isinstance(error, InvalidRequestError) or error.provider is None:
+        self.tried.append(turn.at)
+        if isinstance(error, InvalidRequestError) or not error.next:
             return
         candidate, wait = turn.candidate, error.retry_after
         begun, turn.told = turn.told, True
@@ -159,7 +161,7 @@ class Walk(Struct, eq=False):
             entry = min(self.later)
             candidate = self.candidates[entry.at]
             found = await self.cooldown.admit(candidate.id)
-            if found.limited and await self._wait(found.wait, remaining()):
+            if found.limited and await self._wait(entry.at, found.wait, remaining()):
                 entry.limited, entry.asked = False, False
                 continue
             self.later.remove(entry)
@@ -171,12 +173,15 @@ class Walk(Struct, eq=False):
                 self.limited = found.wait, candidate
         return None
 
-    async def _wait(self, seconds: float, remaining: float) -> bool:
-        """Wait, if it fits; not to the very moment, at which all that wait would come at once."""
+    async def _wait(self, at: int, seconds: float, remaining: float) -> bool:
+        """Wait for a deployment, if it fits; spread out, or all that wait would come at once.
+
+        Before a repeat the budget is asked. A request that was not sent there yet is none.
+        """
         waits, long = self.waits, spread(seconds)
         if self.waits_made >= waits.number or seconds > waits.longest or long >= remaining:
             return False
-        if waits.budget is not None and not waits.budget.withdraw():
+        if at in self.tried and waits.budget is not None and not waits.budget.withdraw():
             return False
         self.waits_made += 1
         self.waited += long

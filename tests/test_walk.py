@@ -161,11 +161,10 @@ async def test_a_request_waits_a_few_times_and_no_more() -> None:
         (Waits(longest=19), math.inf),
         (Waits(longest=60), 19),
         (Waits(longest=60, number=0), math.inf),
-        (Waits(longest=60, budget=RetryBudget(0, reserve=0)), math.inf),
     ],
 )
 async def test_a_wait_that_does_not_fit_is_not_begun(waits: Waits, remaining: float) -> None:
-    """Too long, longer than the deadline leaves, none allowed, or none left in the budget.
+    """Too long, longer than the deadline leaves, or none allowed.
 
     Neither by the request that was told to wait, nor by the next one, which is not sent at all.
     """
@@ -182,6 +181,16 @@ async def test_a_wait_that_does_not_fit_is_not_begun(waits: Waits, remaining: fl
     assert isinstance(refusal, RateLimitError)
     assert refusal.retry_after is not None
     assert 10 < refusal.retry_after <= 20
+
+
+async def test_a_repeat_that_is_not_in_the_budget_is_not_waited_for() -> None:
+    """But a request that was not sent yet is no repeat."""
+    store, waits = MemoryCooldown(), Waits(budget=RetryBudget(0, reserve=0))
+    walk = Walk(ABC[:1], store, waits)
+
+    assert await order(walk, limited(SOON), None) == ["a"]
+    await store.limit("a", SOON)
+    assert await order(Walk(ABC[:1], store, waits), None) == ["a"]
 
 
 async def test_those_who_waited_come_back_spread_out() -> None:

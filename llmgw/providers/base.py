@@ -95,6 +95,7 @@ class Run(Struct, eq=False):
     relay: Relay
     left: float = math.inf  # seconds of waiting that the call has left
     answer: Answer | None = None
+    number: int = 1  # of the attempt at this deployment
     failover: bool = False  # another deployment may be asked instead: the shorter clocks run
     resent: bool = False  # the request was sent again, in place of a kept connection that died
 
@@ -114,6 +115,8 @@ class Run(Struct, eq=False):
             try:
                 answer = await self.provider.open(self.call, self.deployment, headers, due)
             except StaleConnectionError:
+                if self.number > 1:
+                    raise  # it is a repeat already: the next counts as one, too
                 self.resent = True
                 answer = await self.provider.open(self.call, self.deployment, headers, due)
             self.answer = answer

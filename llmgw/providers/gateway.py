@@ -192,6 +192,7 @@ class Asking:
                 owner.clocks,
                 relay,
                 self.left,
+                number=number,
                 failover=turn.left > 0,
             )
             try:

@@ -63,6 +63,26 @@ async def test_what_runs_beside_has_ended_when_the_block_has(shared: bool) -> No
         assert ended == [True]
 
 
+async def test_a_function_that_is_in_a_shield_when_the_block_ends_is_waited_for() -> None:
+    """The end of the block does not go through it."""
+    begun = anyio.Event()
+    ended: list[str] = []
+
+    async def save() -> None:
+        with anyio.CancelScope(shield=True):
+            begun.set()
+            await anyio.sleep(0.1)
+            ended.append("saved")
+        await anyio.lowlevel.checkpoint()
+        ended.append("went on")
+
+    with anyio.fail_after(60):
+        async with Background([(0, save)]):
+            await begun.wait()
+
+    assert ended == ["saved"]
+
+
 async def test_a_function_can_end_the_block() -> None:
     """Nothing is raised, and code goes on behind it."""
     background = Background([])

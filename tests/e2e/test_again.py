@@ -20,7 +20,9 @@ from llmgw.asgi import ASGIApp
 from llmgw.names import names
 from llmgw.providers import litellm
 from llmgw.providers.gateway import default_providers
+from llmgw.providers.openai import OpenAIProvider
 from llmgw.testing import Reply, exchange
+from llmgw.upstream import StaleConnectionError
 from tests.e2e.conftest import Serve
 from tests.servers import Server, free_port
 from tests.upstreams.recorder import Recorder, Request, openai_chat
@@ -105,6 +107,25 @@ async def test_a_request_is_not_written_to_every_kept_connection(
         assert len(recorder.requests) == max(2, attempts)
         assert len(other.requests) == int(fallback)
     assert reply.status == (200 if fallback else 502)
+
+
+async def test_connections_that_others_give_back_meanwhile_are_not_used_up_either(
+    recorder: Recorder,
+) -> None:
+    """Each attempt meets a kept connection that dies; there are three requests nevertheless."""
+    sent = 0
+
+    class Stale(OpenAIProvider):
+        async def open(self, *args: Any) -> Any:
+            nonlocal sent
+            sent += 1
+            raise StaleConnectionError("closed", provider="openai")
+
+    places = [DeploymentSettings(model="openai/m", api_base=recorder.url)]
+    settings = Settings(models=[Model(name="m", deployments=places)], retry=Retry(backoff_s=0.001))
+
+    assert (await ask(build(settings, {}, {"openai": Stale()}))).status == 502
+    assert sent == 3
 
 
 @STREAMS
