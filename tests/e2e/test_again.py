@@ -7,7 +7,7 @@ import socket
 import threading
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
-from typing import Any
+from typing import Any, Never
 
 import anyio
 import attrs
@@ -16,13 +16,15 @@ import pytest
 
 from llmgw.apps.gateway import build
 from llmgw.apps.settings import DeploymentSettings, Model, Retry, Settings, Timeouts
-from llmgw.asgi import ASGIApp
+from llmgw.asgi import ASGIApp, Header
+from llmgw.exchange import Deployment
 from llmgw.names import names
 from llmgw.providers import litellm
 from llmgw.providers.gateway import default_providers
 from llmgw.providers.openai import OpenAIProvider
 from llmgw.testing import Reply, exchange
 from llmgw.upstream import StaleConnectionError
+from llmgw.wire import Call
 from tests.e2e.conftest import Serve
 from tests.servers import Server, free_port
 from tests.upstreams.recorder import Recorder, Request, openai_chat
@@ -116,7 +118,9 @@ async def test_connections_that_others_give_back_meanwhile_are_not_used_up_eithe
     sent = 0
 
     class Stale(OpenAIProvider):
-        async def open(self, *args: Any) -> Any:
+        async def open(
+            self, call: Call, deployment: Deployment, headers: Sequence[Header], due: float
+        ) -> Never:
             nonlocal sent
             sent += 1
             raise StaleConnectionError("closed", provider="openai")
