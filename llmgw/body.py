@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 import anyio
+import anyio.lowlevel
 from msgspec import Struct
 
 from llmgw._concurrency.background import Background, Function
@@ -159,6 +160,7 @@ class Watch(Background, kw_only=True):
         while not self.body.left:
             message = await receive()
             self.body.left = message["type"] == "http.disconnect"
+            await anyio.lowlevel.checkpoint()  # a source that never waits must not stop the loop
         if not self.exchange.ended:
             self.exchange.left = True
             assert self.block is not None

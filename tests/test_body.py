@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import anyio
 import anyio.lowlevel
 import attrs
@@ -10,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmgw.asgi import BODY, Message, Send
-from llmgw.body import Body, read_body, read_whole_body, replayed
+from llmgw.body import GRACE, Body, read_body, read_whole_body, replayed
 from llmgw.errors import InvalidRequestError
 from llmgw.exchange import Exchange, enter
 from llmgw.testing import no_receive
@@ -328,6 +330,21 @@ async def test_a_disconnect_after_the_end_does_not_end_what_still_runs() -> None
         await body.watch(exchange, main)
 
     assert cleaned
+    assert not exchange.left
+
+
+async def test_a_source_that_never_waits_does_not_stop_the_loop() -> None:
+    """A server may say more than the spec allows: what is not a disconnect is passed over."""
+
+    class Chatty(Client):
+        async def __call__(self) -> Message:
+            return part(b"again")
+
+    body, exchange, _ = await watched(Chatty([]))
+
+    with anyio.fail_after(60):
+        await body.watch(exchange, partial(anyio.sleep, 2 * GRACE))
+
     assert not exchange.left
 
 
