@@ -130,7 +130,8 @@ class Background(Struct, eq=False):
             if running.task is not None:
                 running.cancel()
                 tasks.append(running.task)
-        self._running = []  # their tasks hold this: it would be a cycle
+            running.task = None  # its frame, which a cancellation's traceback may hold, holds this
+        self._running = []
         cancelled: asyncio.CancelledError | None = None
         with anyio.CancelScope(shield=True):
             while not all(task.done() for task in tasks):

@@ -11,7 +11,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from llmgw._concurrency.background import Background
+from llmgw._concurrency.background import Background, Running
 from llmgw._concurrency.block import Block
 from llmgw.portal import on_asyncio
 
@@ -227,12 +227,17 @@ def test_nothing_is_left_to_the_collector(use_uvloop: bool) -> None:
         try:
             async with Background([(0, anyio.sleep_forever), (600, anyio.sleep_forever)]):
                 await anyio.sleep(0.02)
+            background = Background([(0, anyio.sleep_forever)])
+            async with background:
+                while not background._running:  # noqa: ASYNC110 - its task has not begun then
+                    await asyncio.sleep(0)
+            del background
             with suppress(KeyError):
                 async with Background([(0, fail)]):
                     await anyio.sleep_forever()
             await anyio.sleep(0.01)
             gc.collect()
-            return [one for one in gc.garbage if isinstance(one, Background)]
+            return [one for one in gc.garbage if isinstance(one, Background | Running)]
         finally:
             gc.set_debug(0)
             gc.garbage.clear()
