@@ -10,7 +10,7 @@ PROBE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 
 help:
 	@echo "make dev          serve on http://127.0.0.1:8000, reload on change"
-	@echo "make test         the whole suite with coverage, about 3 minutes on two cores"
+	@echo "make test         the whole suite with coverage, about 4 minutes on two cores"
 	@echo "make lint         check style and import floors;  make format  fixes the style"
 	@echo "make type-check   mypy and pyright, both strict"
 	@echo "make package      build sdist and wheel, run the quick tests on the wheel"

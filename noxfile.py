@@ -46,7 +46,7 @@ def test(session: nox.Session) -> None:
     session.run("coverage", "erase")
     if not session.posargs:
         session.log(
-            "The whole suite takes about 3 minutes on two cores; pytest shows its progress."
+            "The whole suite takes about 4 minutes on two cores; pytest shows its progress."
         )
     session.run("coverage", "run", "-m", "pytest", *PARALLEL, *session.posargs)
     session.run("coverage", "combine", "--quiet")
