@@ -70,6 +70,7 @@ class Waits:
 class Later(Struct, order=True):
     """A deployment that is asked when all others have failed; those that cool before the limited.
 
+    ``wait``: whole seconds; of those that have about as long to wait the first in order is asked.
     ``asked``: it has told this request itself that it is limited.
     """
 
@@ -114,7 +115,7 @@ class Walk(Struct, eq=False):
             self.at += 1
             if not found.wait:
                 return self._turn(self.at - 1, probe=found.probe)
-            self.later.append(Later(found.limited, found.wait, self.at - 1))
+            self.later.append(Later(found.limited, round(found.wait), self.at - 1))
         return await self._last(remaining)
 
     async def answered(self, turn: Turn) -> None:
@@ -135,7 +136,7 @@ class Walk(Struct, eq=False):
             if 0 < candidate.limit_wait >= wait:
                 self.at = turn.at
             else:
-                self.later.append(Later(True, wait, turn.at, asked=True))
+                self.later.append(Later(True, round(wait), turn.at, asked=True))
         else:
             await self.cooldown.failure(candidate.id, begun=begun)
             if turn.single and error.same:

@@ -39,7 +39,7 @@ ABC = [place("a"), place("b"), place("c")]
 
 async def opened(*names: str) -> MemoryCooldown:
     """A cooldown in which these have just failed."""
-    store = MemoryCooldown(1, 10)
+    store = MemoryCooldown(1, 10, clock=lambda: 0.0)
     for name in names:
         await store.failure(name)
     return store
