@@ -141,8 +141,8 @@ async def test_a_limited_deployment_is_left_alone_by_all_at_once() -> None:
 
 async def test_if_all_are_limited_the_first_that_is_free_is_waited_for() -> None:
     """The wait that was asked for, and no other deployment."""
-    store = MemoryCooldown()
-    walk = Walk(ABC[:2], store)
+    walk = Walk(ABC[:2])
+    walk.cooldown = MemoryCooldown(clock=lambda: walk.waited)  # time passes only by waiting
 
     assert await order(walk, limited(60), limited(SOON), None) == ["a", "b", "b"]
     assert walk.waited >= SOON
@@ -150,7 +150,8 @@ async def test_if_all_are_limited_the_first_that_is_free_is_waited_for() -> None
 
 async def test_a_request_waits_a_few_times_and_no_more() -> None:
     """Its attempts would be endless, one each time the upstream says: soon."""
-    walk = Walk(ABC[:1], MemoryCooldown(), Waits(number=2))
+    walk = Walk(ABC[:1], waits=Waits(number=2))
+    walk.cooldown = MemoryCooldown(clock=lambda: walk.waited)
 
     assert await order(walk, *[limited(SOON)] * 9) == ["a"] * 3
 
@@ -185,10 +186,9 @@ async def test_a_wait_that_does_not_fit_is_not_begun(waits: Waits, remaining: fl
 
 async def test_a_repeat_that_is_not_in_the_budget_is_not_waited_for() -> None:
     """But a request that was not sent yet is no repeat."""
-    store, waits = MemoryCooldown(), Waits(budget=RetryBudget(0, reserve=0))
-    walk = Walk(ABC[:1], store, waits)
+    store, waits = MemoryCooldown(), Waits(longest=60, budget=RetryBudget(0, reserve=0))
 
-    assert await order(walk, limited(SOON), None) == ["a"]
+    assert await order(Walk(ABC[:1], MemoryCooldown(), waits), limited(20), None) == ["a"]
     await store.limit("a", SOON)
     assert await order(Walk(ABC[:1], store, waits), None) == ["a"]
 

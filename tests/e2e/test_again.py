@@ -322,7 +322,7 @@ async def test_a_limit_that_one_request_meets_is_kept_by_all(
     gateway: Gateway, recorder: Recorder
 ) -> None:
     """Eighty requests: one is told to come back, and none is sent before the time has come."""
-    recorder.script.append(Scripted(status=429, headers={"retry-after-ms": "500"}))
+    recorder.script.append(Scripted(status=429, headers={"retry-after-ms": "2500"}))
     async with gateway(recorder.url) as app, anyio.create_task_group() as tasks:
         tasks.start_soon(ask, app)
         await recorder.until(lambda: recorder.answered == 1)

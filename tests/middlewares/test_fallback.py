@@ -294,7 +294,7 @@ async def test_a_lone_deployment_that_cools_keeps_its_retries() -> None:
 @pytest.mark.parametrize("status", [429, 503])
 async def test_a_lone_limited_deployment_is_waited_for(status: int) -> None:
     """By the request that was told, and by the next one, which does not ask meanwhile."""
-    busy = Step(status, headers=[(b"retry-after-ms", b"50")])
+    busy = Step(status, headers=[(b"retry-after-ms", b"500")])
     app = ScriptedApp([busy, b"first", b"second"])
     fallback = falling(app, PLACES[:1])
 
