@@ -2,8 +2,8 @@
 
 The system's look-up blocks its thread, for many seconds when a name server does not answer. The
 loop's own ``getaddrinfo`` shares a handful of threads between all names, so a few requests to one
-such name would stop every new connection. Here each name has one thread at most, which all that
-want it wait for, and what was found is used again for a short time.
+such name would stop every new connection. Here each name has at most one thread, all requests to
+that name wait for its result, and the result is used again for a short time.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ KEPT = 1000  # names whose addresses are kept; chosen
 
 @attrs.define(eq=False)
 class LookUp:
-    """One look-up of a name, and who waits for it."""
+    """One look-up of a name, and the callers that wait for it."""
 
     waiting: list[tuple[anyio.Event, EventLoopToken]] = attrs.field(
         factory=list[tuple[anyio.Event, EventLoopToken]]
@@ -91,7 +91,7 @@ class Names:
             running.addresses = list(dict.fromkeys(str(entry[4][0]) for entry in entries))
         except OSError as exc:
             running.error = exc
-        except Exception as exc:  # UnicodeError: a name that cannot be one
+        except ValueError as exc:  # UnicodeError too: not a valid host name
             running.error = OSError(str(exc))
         with self._lock:
             self._running.pop(host, None)
@@ -104,7 +104,7 @@ class Names:
         for waiter, token in waiting:
             try:
                 from_thread.run_sync(waiter.set, token=token)
-            except Exception:
+            except RuntimeError:  # that event loop has ended
                 continue
 
 

@@ -115,7 +115,7 @@ class RetryMiddleware:
         if error is not None:
             status, retry_after = error.status, error.retry_after
         if retry_after is not None and exchange.attempts_left is not None:
-            return None  # Fallback must hear of it at once, and waits for it if nobody else answers
+            return None  # Fallback limits the deployment for all requests, and may wait
         if status == 429 and exchange.alternatives:
             return None  # another deployment has limits of its own
         if error is not None:
